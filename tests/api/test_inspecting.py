@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import tsuika
 from tsuika.core.errors import FormatError, TsuikaError
+from tsuika.formats import provenance
+from tsuika.formats.provenance import Provenance
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -34,6 +36,38 @@ def test_counts_and_number_types_are_the_file_s(tmp_path: Path) -> None:
     assert (told.kind, told.tensors, told.dtype) == ("lora", 2, "bfloat16")  # type: ignore[attr-defined]
     told = tsuika.inspect(lora(tmp_path / "8.safetensors", torch.float8_e4m3fn)).result
     assert told.dtype == "float8_e4m3fn"  # type: ignore[attr-defined]
+
+
+PROVED = Provenance(1, "lora", 20, 5, {"predicts": "epsilon"}, "steps", None, 0, {"tsuika": "1.0"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[" * 100_000, "null", "{}", PROVED.to_text().replace('"version":1', '"version":2'),
+        PROVED.to_text().replace('"steps":20', '"steps":NaN'), PROVED.to_text().replace('"images":5', '"images":"5"'),
+    ],
+    ids=["empty", "deep", "null", "nothing", "later", "nan", "text"],
+)  # fmt: skip
+def test_a_training_that_cannot_be_read_is_told_and_the_file_is_still_one(text: str, tmp_path: Path) -> None:
+    tensors = load_file(lora(tmp_path / "a.safetensors"))
+    save_file(tensors, tmp_path / "a.safetensors", {provenance.KEY: text})
+    told: Any = tsuika.inspect(tmp_path / "a.safetensors").result
+    assert (told.kind, told.provenance) == ("lora", None)
+    assert told.provenance_error
+
+
+def test_what_a_training_proved_goes_with_its_numbers(tmp_path: Path) -> None:
+    """A file in another format is the same result; one of another rank, or of two, is none that was measured."""
+    tensors = load_file(lora(tmp_path / "a.safetensors"))
+    save_file(tensors, file := tmp_path / "a.safetensors", {provenance.KEY: PROVED.to_text()})
+    others: tuple[Any, ...] = (
+        tsuika.convert(file, "diffusers", tmp_path / "folder").result,
+        tsuika.resize(file, tmp_path / "small.safetensors", rank=2).result,
+        tsuika.merge([str(file), str(file)], tmp_path / "both.safetensors").result,
+    )
+    told: list[Any] = [tsuika.inspect(one.out).result for one in others]
+    assert [one.provenance for one in told] == [PROVED, None, None]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -6,7 +6,7 @@ Trained through the real loop with the method's own defaults; what is particular
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import tsuika
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import config, families, formats
 from tsuika.config import Recipe
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Format, Model, model_tensors
+from tsuika.formats.provenance import KEY, GuardRecord, Provenance
 from tsuika.generation import pipeline
 from tsuika.methods import METHODS
 from tsuika.training import checkpoint
@@ -42,6 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 REFUSED = {("hypernetwork", "sd3")}
 # Formats whose programs read nothing of the kind.
 UNWRITTEN = {("textual-inversion", "sd3"): ("a1111", "diffusers")}
+# Formats of vectors and nothing else: nothing of the training is in them.
+SILENT = {("textual-inversion", "sdxl", "a1111")}
 SAMPLING = pipeline.Defaults(cfg=2.0, steps=2, sampler="DDIM")
 PLAIN, ASKED = ("a cat", "a dog"), ("a zuzu cat", "zuzu")  # only Textual Inversion answers to its word alone
 CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES if (method, family) not in REFUSED]
@@ -177,7 +181,8 @@ def test_its_artifact_makes_another_model_say_the_same(life: Life) -> None:
 
 
 def test_every_format_of_the_method_gives_it_back(life: Life, tmp_path: Path) -> None:
-    artifact = life.attachment.artifact()
+    proof = provenance(life)
+    artifact = replace(made := life.attachment.artifact(), metadata={**made.metadata, KEY: proof.to_text()})
     assert formats.for_method(life.method)
     for format_ in formats.for_method(life.method):
         path = tmp_path / format_.name / f"zuzu{format_.suffix}"
@@ -190,6 +195,14 @@ def test_every_format_of_the_method_gives_it_back(life: Life, tmp_path: Path) ->
         again = tiny(life.family)
         restore(again, read(format_, path, life))
         torch.testing.assert_close(outputs(again, ASKED), life.trained, rtol=0, atol=1e-5)
+        told: Any = tsuika.inspect(path).result
+        assert told.provenance == (None if (life.method, life.family, format_.name) in SILENT else proof)
+
+
+def provenance(life: Life) -> Provenance:
+    guard = GuardRecord("folds", 5, 5, ((10, -0.1, None, None), (20, -0.2, -0.3, -0.1)), "pictures", 20, 0.01, True)
+    base = {"name": "\U0001f43b.safetensors", "predicts": "epsilon"}
+    return Provenance(1, life.method, 25, 5, base, "guard", guard, 1, {"tsuika": "1.0"})
 
 
 def read(format_: Format, path: Path, life: Life) -> Artifact:

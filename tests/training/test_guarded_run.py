@@ -24,8 +24,11 @@ from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError
 from tsuika.core.events import Chosen, Event, Finished, Judged, Stepped, Warned, Written
+from tsuika.core.safetensors import read_header
 from tsuika.data.bank import Bank
 from tsuika.data.split import split
+from tsuika.formats import provenance
+from tsuika.formats.provenance import Provenance
 from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
 from tsuika.guard.probe import PATH, passes
 from tsuika.guard.reading import Check, Ratios, Reading
@@ -85,6 +88,13 @@ def of(events: list[Event], kind: type[Any]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
+def proved(folder: Path) -> Provenance:
+    """What the result's file says."""
+    found = provenance.of(read_header(folder / "artifacts" / "result.safetensors").metadata)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], set[str]]:
     """Which pictures were trained on, by which pictures the bank has."""
@@ -125,6 +135,15 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     assert of(again, Chosen) == [chosen] and of(again, Finished) == of(events, Finished) and not of(again, Stepped)
     split = json.loads((tmp_path / "run" / "guard" / "split.json").read_text())
     assert set(split["parts"][0]) == out
+    told, rows = proved(tmp_path / "run"), [event.evidence for event in of(events, Judged)]
+    assert (told.method, told.steps, told.images, told.stopped_by) == ("lora", chosen.step, 10, "steps")
+    assert told.guard is not None and told.memorized is not None
+    assert (told.guard.kind, told.guard.held_out, told.guard.folds, told.guard.all_images) == ("hold-out", 4, 0, True)
+    assert (told.guard.best_step, told.guard.interval) == (chosen.look_step, "pictures")
+    assert [row[0] for row in told.guard.curve] == [row["step"] for row in rows]
+    means = [row["held_out"]["mean"] for row in rows]
+    assert [row[1] for row in told.guard.curve] == pytest.approx(means, abs=1e-5)
+    assert not [name for name in out if name in told.to_text()], "files name no image"
 
 
 def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: Any) -> None:
@@ -140,6 +159,7 @@ def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: 
     rows = of(events, Judged)[-1].check["reading"]
     assert len(rows["held_out"]["mid"]) == 4 and len(rows["train"]["mid"]) == 4 * 3
     assert of(events, Judged)[-1].evidence["held_out"]["kind"] == "pictures"
+    assert (told := proved(tmp_path / "run").guard) and (told.kind, told.held_out, told.folds) == ("folds", 4, 4)
 
 
 @pytest.mark.parametrize(("more", "held_out"), [({}, 1), ({"guard.folds": 2}, 2), ({"guard.mode": "warn"}, 1)])
@@ -212,11 +232,13 @@ def test_warn_stops_nothing_and_keeps_the_last_step(place: Path, tmp_path: Path,
     assert of(events, Finished)[-1] == Finished("steps", 8) and of(events, Stepped)[-1].step == 8
     names = {Path(event.path).name for event in of(events, Written)}
     assert chosen.step == 8 or "result-balanced.safetensors" in names
+    assert (told := proved(tmp_path / "run").guard) and not told.all_images, "the held-out images are still unseen"
 
 
 def test_off_measures_nothing(place: Path, tmp_path: Path) -> None:
     events = through(recipe(place, 10, **{"guard.mode": "off"}), tmp_path / "run", place)
     assert not of(events, Judged) and not of(events, Chosen) and of(events, Finished)[-1].steps_done == 8
+    assert (proved(tmp_path / "run").guard, proved(tmp_path / "run").memorized) == (None, None)
 
 
 class Stopping(Judge):

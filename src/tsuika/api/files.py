@@ -23,7 +23,8 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
 from tsuika.data.folder import IMAGES
 from tsuika.evaluation import run_record
-from tsuika.formats import common
+from tsuika.formats import common, provenance
+from tsuika.formats.provenance import Provenance
 from tsuika.formats.vae_file import CONFIG, VAE_FORMATS
 from tsuika.generation import png_info
 from tsuika.methods import METHODS
@@ -52,6 +53,8 @@ class WeightsInfo(FileInfo):
     autov2: str | None = None  # the first ten digits of `sha256`
     autov3: str | None = None  # the first twelve digits of the SHA-256 of the tensors alone; safetensors only
     metadata: Mapping[str, str]  # as it stands in the file
+    provenance: Provenance | None = None  # what it says of its training
+    provenance_error: str | None = None  # why that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +227,7 @@ def _artifact(file: Path) -> ArtifactInfo:
         facts={fact: artifact.metadata[fact] for fact in _FACTS if artifact.metadata.get(fact)},
         **_counted(opened),
         **_hashes(file),
-        metadata=opened[0].metadata if opened and opened[0].metadata else artifact.metadata,
+        **_metadata(opened[0].metadata if opened and opened[0].metadata else artifact.metadata),
     )
 
 
@@ -239,6 +242,15 @@ def _counted(opened: Sequence[Weights]) -> dict[str, Any]:
         for name, shape in weights.shapes.items():
             values[TORCH_NAMES.get(weights.dtypes[name], weights.dtypes[name])] += max(math.prod(shape), 1)
     return {"tensors": sum(len(weights.shapes) for weights in opened), "dtype": ", ".join(dict(values.most_common()))}
+
+
+def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata, and what it says of the training in a field of its own."""
+    others = {key: text for key, text in metadata.items() if key != provenance.KEY}
+    try:
+        return {"metadata": others, "provenance": provenance.of(metadata)}
+    except ValueError as error:
+        return {"metadata": others, "provenance_error": str(error)}
 
 
 def _hashes(file: Path) -> dict[str, Any]:
@@ -267,7 +279,7 @@ def _vae(artifact: Artifact, layout: str, file: Path) -> VaeInfo:
         latent_scale=sizes.get("scaling_factor"),
         **_counted(_opened(file)),
         **_hashes(file),
-        metadata={key: text for key, text in artifact.metadata.items() if key != CONFIG},
+        **_metadata({key: text for key, text in artifact.metadata.items() if key != CONFIG}),
     )
 
 
@@ -280,7 +292,7 @@ def _other(opened: Weights) -> OtherInfo:
         use=kind.use or _("tsuika has no use for it: it trains and uses SD 1.x, SD 2.x, SDXL and SD 3.x."),
         **_counted([opened]),
         **_hashes(opened.path),
-        metadata=dict(opened.metadata),
+        **_metadata(opened.metadata),
     )
 
 
@@ -290,7 +302,7 @@ def _base(file: Path) -> BaseModelInfo:
     vae, metadata, parts = unet.vae_prefix is not None, unet.metadata, [unet]
     if found.file is None:
         vae = (file / "vae").is_dir()
-        metadata = {"_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
+        metadata = {**metadata, "_class_name": str(read_json(file / "model_index.json").get("_class_name", ""))}
         parts += map(found.component, [*(tower.component for tower in found.towers), *(["vae"] if vae else [])])
     for part in parts:
         _check(part)
@@ -307,7 +319,7 @@ def _base(file: Path) -> BaseModelInfo:
         missing=None if vae else ("vae",),
         **_counted([unet]),
         **_hashes(file),
-        metadata=dict(metadata),
+        **_metadata(metadata),
     )
 
 

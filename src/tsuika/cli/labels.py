@@ -72,6 +72,8 @@ LABELS: Final[Mapping[str, Text]] = {
     "precision": _("Precision"),
     "prediction": _("Prediction"),
     "prompt": _("Prompt"),
+    "provenance": _("Training, by what the file says"),
+    "provenance_error": _("What it says of its training cannot be read"),
     "python": _("Python"),
     "rank": _("Rank (times used)"),
     "ranks": _("Ranks"),
@@ -158,6 +160,7 @@ def _lines(value: Mapping[str, Any], indent: str, *, own: bool = False) -> Itera
     """`own`: the keys are the file's, not ours."""
     for key, item in value.items():
         label = key if own else local(LABELS.get(key, key))
+        item = getattr(item, "words", item)
         if item is None or item in ("", [], {}):
             continue
         if isinstance(item, Mapping):
@@ -167,7 +170,7 @@ def _lines(value: Mapping[str, Any], indent: str, *, own: bool = False) -> Itera
             yield item
         elif isinstance(item, (list, tuple)) and sum(map(len, map(str, item))) > _LONG:
             yield f"{indent}{label}:"
-            yield from (f"{indent}  {one}" for one in item)
+            yield from (f"{indent}  {local(one) if isinstance(one, Text) else one}" for one in item)
         else:
             # Of what a file says, people see the beginning; JSON has all of it.
             shown = limited(_value(key, item)) if own else _value(key, item)

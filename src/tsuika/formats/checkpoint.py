@@ -21,7 +21,7 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import UNET_PREFIX, VAE_PREFIXES
 from tsuika.diffusion import ldm
 from tsuika.families import FAMILIES, family, parts
-from tsuika.formats import common
+from tsuika.formats import common, provenance
 
 if TYPE_CHECKING:
     import torch
@@ -154,6 +154,7 @@ def header_metadata(artifact: Artifact) -> dict[str, str]:
         "modelspec.prediction_type": common.PREDICTION_TYPES[prediction],
         ldm.CONFIGS: json.dumps({name: json.loads(facts[name]) for name in sorted(facts) if name in _SIZES}),
         **({"tsuika.t5_tokens": facts["t5_tokens"]} if "t5_tokens" in facts else {}),
+        **provenance.carried(facts),
         **{f"modelspec.{key}": facts[fact] for key, fact in optional.items() if facts.get(fact)},
     }
     return dict(sorted(made.items()))
@@ -235,7 +236,8 @@ class DiffusersFolder(common.WriteOnly):
             def make(name: str, tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
                 return safetensors.cast({name: tensors[name]}, dtype, self.name)[name]
 
-            safetensors.save_tensors(folder / part / f"{stem}.safetensors", empty, {"format": "pt"}, make)
+            metadata = {"format": "pt"} | (provenance.carried(facts) if component == "unet" else {})
+            safetensors.save_tensors(folder / part / f"{stem}.safetensors", empty, metadata, make)
             index[part] = (
                 ["transformers", config["architectures"][0]] if is_text else ["diffusers", config["_class_name"]]
             )

@@ -129,7 +129,7 @@ def _family(vectors: Mapping[str, Tensor], facts: Mapping[str, str]) -> tuple[Fa
 def header(artifact: Artifact, word: str) -> dict[str, str]:
     """Text metadata of a safetensors file, sorted; what the artifact brought from another file stays."""
     facts = artifact.metadata
-    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "modelspec."))}
+    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "modelspec.", "tsuika."))}
     architecture = facts.get("architecture") or family(artifact.family).names.modelspec["epsilon"]
     made = {
         "family": artifact.family,

@@ -12,7 +12,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import load_pickle, open_safetensors, save_pickle
 from tsuika.families import FAMILIES, family
-from tsuika.formats import common, embedding
+from tsuika.formats import common, embedding, provenance
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,12 @@ class A1111Embedding:
         content: Any = load_pickle(path)
         if (layout := _a1111_layout(content)) is None:
             raise embedding.unknown(path, content)
-        named = (("step", "steps"), ("sd_checkpoint_name", "base_name"), ("family", "family"))
+        named = (
+            ("step", "steps"),
+            ("sd_checkpoint_name", "base_name"),
+            ("family", "family"),
+            (provenance.KEY, provenance.KEY),
+        )
         facts = common.facts_of({fact: content.get(key) for key, fact in named})
         word = content.get("name") if isinstance(content.get("name"), str) else ""
         if len(layout) > 1:
@@ -132,6 +137,7 @@ class A1111Embedding:
                 "step": common.whole_number(facts.get("steps")),
                 "sd_checkpoint": None,
                 "sd_checkpoint_name": facts.get("base_name"),
+                **provenance.carried(facts),
             }
         save_pickle(content, path)
 

@@ -19,7 +19,7 @@ from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
 from tsuika.diffusion.activations import ACTIVATIONS
 from tsuika.families import FAMILIES
-from tsuika.formats import common
+from tsuika.formats import common, provenance
 from tsuika.formats.native import Native
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class A1111Hypernetwork:
             "steps": content.get("step"),
             "name": content.get("name"),
             "base_name": content.get("sd_checkpoint_name"),
+            provenance.KEY: content.get(provenance.KEY),
         }
         metadata |= common.facts_of(facts)
         return Artifact(self.method, family, tensors, metadata)
@@ -99,6 +100,7 @@ class A1111Hypernetwork:
             "sd_checkpoint": facts.get("base_sha256", "")[:10] or None,
             "sd_checkpoint_name": facts.get("base_name"),
             "optional_info": f"tsuika {artifact.family}",
+            **provenance.carried(facts),
         }
         for width in sorted({int(key.partition(".")[0]) for key in nets}):
             content[width] = (states[f"{width}.k"], states[f"{width}.v"])

@@ -203,7 +203,7 @@ def header_metadata(artifact: Artifact, layers: Mapping[lora.Key, lora.Parts]) -
         args["dora_wd"] = "True"
     if ranks[True]:
         args |= {"conv_dim": str(most_common(ranks[True])), "conv_alpha": str(most_common(alphas[True]))}
-    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec."))}
+    kept = {key: text for key, text in facts.items() if key.startswith(("ss_", "ssmd_", "modelspec.", "tsuika."))}
     made = {key: _text(fact, facts[fact]) for fact, key in _FACTS.items() if facts.get(fact)}
     architecture = facts.get("architecture") or family.names.modelspec.get(
         prediction, family.names.modelspec["epsilon"]

@@ -19,6 +19,7 @@ from torch import Tensor
 from tsuika.core import files
 from tsuika.core.events import Chosen, Event, Judged, Phase, Started, note
 from tsuika.core.types import Attachment, count_params
+from tsuika.formats.provenance import GuardRecord
 from tsuika.guard.judge import APART, SEVERAL_BYTES, Judge, Range, replay
 from tsuika.guard.reading import Check
 from tsuika.training import checkpoint
@@ -26,6 +27,7 @@ from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import Budget, GuardPlan, refits
 from tsuika.training.monitor import Monitor, has_ended, joined, judged, read_checks
 from tsuika.training.prepared import Prepared
+from tsuika.training.provenance import guard_record
 from tsuika.training.schedule import Schedule
 from tsuika.training.trainer import Keeping, Snapshots, Trainer
 
@@ -47,6 +49,7 @@ class TrainedWeights:
     # Other steps that get files of their own: "safe", "balanced", "likeness" -> a step of `snapshots`.
     others: Mapping[str, int] = field(default_factory=dict)
     snapshots: Snapshots | None = None
+    guard: GuardRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class GuardedRun:
             return TrainedWeights(run.finish(), run.step, stopped_by)
         yield from self._choose(judge, judge.chosen)
         best = judge.chosen.balanced if obeys else run.step
-        return self._trained(run, judge.chosen, snapshots, best, stopped_by)
+        trained = self._trained(run, judge.chosen, snapshots, best, stopped_by)
+        return replace(trained, guard=guard_record(judge, self.plan, all_images=False))
 
     def _folds(self) -> Generator[Event, None, Judge]:
         """Every fold in turn to the stop of its own judge; then on until they can be judged together, by the steps all reached."""
@@ -245,7 +249,8 @@ class GuardedRun:
         )
         yield Phase("train", run.schedule.last)
         yield from trainer.train()
-        return self._trained(run, ends, self._kept, run.step, _stopped_by(judge))
+        trained = self._trained(run, ends, self._kept, run.step, _stopped_by(judge))
+        return replace(trained, guard=guard_record(judge, plan, all_images=True))
 
     def _from_trial(self, step: int) -> Fit:
         """A fit that goes on from a step of the trial run; where none was sound, what the run began with, as it is."""

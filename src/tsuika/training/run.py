@@ -16,6 +16,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
 from tsuika.data.manifest import Manifest
+from tsuika.formats.provenance import KEY, Provenance
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
 from tsuika.guard.probe import MID
@@ -26,6 +27,7 @@ from tsuika.training.guard_plan import GuardPlan
 from tsuika.training.guarded_run import GuardedRun, TrainedWeights
 from tsuika.training.preparation import Services, accelerate_for, clear_errors, prepare
 from tsuika.training.prepared import Prepared
+from tsuika.training.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _unfinished(guarded: GuardedRun) -> Generator[Event, None, RunResult]:
     attachment.load(weights)
     name, place = prepared.folder.result_name(prepared.recipe.output.name), prepared.folder.unfinished
     files.remove(place)
-    artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", step, place)
+    proof = provenance(prepared, step, "user", None, None)
+    artifact = yield from _write(prepared, attachment.artifact(), f"{name}-unfinished", place, proof)
     attachment.detach()
     yield Finished("user", step)
     return RunResult(prepared, step, "user", artifact)
@@ -147,11 +150,16 @@ def _written(prepared: Prepared, trained: TrainedWeights) -> Generator[Event, No
     yield Phase("write")
     if prepared.recipe.output.caption_tags and any(s.caption_source != "built" for s in prepared.manifest.samples):
         yield note("TR020", tags=len(formats.count_tags(_texts(prepared.manifest))))
-    artifact = yield from _write(prepared, attachment.artifact(), name, trained.step, prepared.folder.artifacts)
+    place, proved = prepared.folder.artifacts, (trained.stopped_by, trained.guard)
+    artifact = yield from _write(
+        prepared, attachment.artifact(), name, place, provenance(prepared, trained.step, *proved, found)
+    )
     if trained.snapshots is not None:
         for other, step in trained.others.items():
             attachment.load(trained.snapshots.load(step))
-            yield from _write(prepared, attachment.artifact(), f"{name}-{other}", step, prepared.folder.artifacts)
+            # Repeated images were looked for in the main result alone.
+            proof = provenance(prepared, step, *proved, None)
+            yield from _write(prepared, attachment.artifact(), f"{name}-{other}", place, proof)
     files.remove(prepared.folder.unfinished)
     return RunResult(prepared, trained.step, trained.stopped_by, artifact, found)
 
@@ -170,9 +178,10 @@ def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator
 
 
 def _write(
-    prepared: Prepared, artifact: Artifact, name: str, steps: int, place: Path
+    prepared: Prepared, artifact: Artifact, name: str, place: Path, proof: Provenance
 ) -> Generator[Event, None, Artifact]:
-    artifact = replace(artifact, metadata={**artifact.metadata, **_facts(prepared, name, steps)})
+    facts = _facts(prepared, name, proof.steps) | {KEY: proof.to_text()}
+    artifact = replace(artifact, metadata={**artifact.metadata, **facts})
     dtype, run = prepared.recipe.output.dtype, prepared.folder.root
     yield from writing.write(artifact, place, run, name=name, precision=dtype, model=prepared.model)
     return artifact

@@ -13,7 +13,7 @@ from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.diffusion import adapters
 from tsuika.families import title_of
-from tsuika.formats import common, lora
+from tsuika.formats import common, lora, provenance
 from tsuika.formats.lora import Key
 from tsuika.formats.lowrank.layers import Layer, artifact_of, exact, nearest, refuse_not_finite, split
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _THIS: Final = _("This LoRA")
 # What a file says of the training that made it, and what is no longer true once its numbers have changed.
-_OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256")
+_OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256", provenance.KEY)
 
 
 @dataclass(frozen=True)
