@@ -92,6 +92,12 @@ def test_a_program_that_does_not_apply_hypernetworks_is_offered_none(bases: dict
     assert all("Forge" in option.works_in for option in offered.options)
 
 
+def test_a_family_has_programs_of_its_own() -> None:
+    """A1111 applies new words of SD3 and nothing else of it."""
+    offered = advice(describe_base("sd3", EMBEDDED), program="A1111")
+    assert {option.method for option in offered.options} == {"textual-inversion"}
+
+
 def test_more_pictures_never_leave_without_advice(bases: dict[str, KnownBase]) -> None:
     for goal in GOALS:
         offered = [

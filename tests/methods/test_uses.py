@@ -101,5 +101,6 @@ def test_without_files_nothing_is_said(method: str) -> None:
 
 
 def test_programs() -> None:
-    assert METHODS["hypernetwork"].programs == ("tsuika", "A1111", "ComfyUI")
-    assert METHODS["lora"].programs == ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers", "sd-scripts")
+    assert METHODS["hypernetwork"].programs("sd1") == ("tsuika", "A1111", "ComfyUI")
+    assert METHODS["lora"].programs("sdxl") == ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers", "sd-scripts")
+    assert METHODS["lora"].programs("sd3") == ("tsuika", "Forge", "ComfyUI", "diffusers")

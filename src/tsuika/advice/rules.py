@@ -20,6 +20,7 @@ from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.texts import _, listed
+from tsuika.families import FAMILIES
 from tsuika.methods import title
 from tsuika.pages import in_languages, verbatim
 
@@ -132,7 +133,9 @@ class Advice:
         }
 
 
-def order(table: Measurements, goal: str, images: int, *, embedded: bool = False) -> list[str]:
+def order(
+    table: Measurements, goal: str, images: int, *, family: str = FAMILIES[0].name, embedded: bool = False
+) -> list[str]:
     """The methods from the best down, by what was measured; the rest after these, by publications.
 
     Next after the equals come those that are not far, and the one whose images were most like the real thing.
@@ -142,7 +145,7 @@ def order(table: Measurements, goal: str, images: int, *, embedded: bool = False
     likest = "" if goal == "style" else max(row, key=lambda method: row[method].fidelity, default="")
 
     def tier(method: str) -> tuple[int, float, int]:
-        missing = -len(works_in(method, embedded=embedded))
+        missing = -len(works_in(method, family, embedded=embedded))
         if method not in row:
             return (3, 0.0, DEFAULT_ORDER.index(method))
         cell = row[method]
@@ -176,11 +179,12 @@ def advise(
     not_offered: list[NotOffered] = []
     goal, subject = request.goal, request.subject
     row = table.row(goal, subject.image_count)
-    ranked = order(table, goal, subject.image_count, embedded=subject.embedded)
+    family = base.family.name
+    ranked = order(table, goal, subject.image_count, family=family, embedded=subject.embedded)
 
     def option(method: str, candidate: MethodSize, thrift: Thrift, size: int) -> Option:
         recipe, toml = recipes.recipe_of(subject, candidate, thrift), recipes.toml_of(subject, candidate, thrift)
-        programs = works_in(method, embedded=subject.embedded)
+        programs = works_in(method, family, embedded=subject.embedded)
         for_it = tuple(reasons.for_it(goal, method, row, size, programs))
         against = tuple(reasons.against(goal, subject, method, row, size, thrift, base))
         return Option(method, recipe, toml, estimate(recipe), size, programs, for_it, against, row.get(method))
@@ -228,9 +232,10 @@ def program(name: str) -> str:
     return found
 
 
-def works_in(method: str, *, embedded: bool) -> tuple[str, ...]:
+def works_in(method: str, family: str, *, embedded: bool) -> tuple[str, ...]:
     """The programs that apply a result of this method. What was trained on the embedded base needs that base: tsuika alone."""
-    return ("tsuika",) if embedded else tuple(name for name in PROGRAMS if name in methods.METHODS[method].programs)
+    apply = ("tsuika",) if embedded else methods.METHODS[method].programs(family)
+    return tuple(name for name in PROGRAMS if name in apply)
 
 
 def _candidates(method: str, embedded: bool) -> list[MethodSize]:
@@ -252,7 +257,7 @@ def _fit(
         return NotOffered(
             method, Statement(error.text("why"), "known", reasons.PROGRAMS_SOURCE), f"✕ {base.family.title}"
         )
-    if program and program not in works_in(method, embedded=embedded):
+    if program and program not in works_in(method, base.family.name, embedded=embedded):
         why = _("{program} does not apply its results.", program=program)
         return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")
     smallest, least = 0.0, 0.0

@@ -12,7 +12,6 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
-from tsuika.families import FAMILIES
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
 
@@ -137,10 +136,9 @@ class Method:
         """As in a recipe."""
         return str(self.settings.model_fields["name"].default)
 
-    @property
-    def programs(self) -> tuple[str, ...]:
-        """The programs that apply its results."""
-        example = Result(self.name, FAMILIES[0].name, "base", "", "", ("result.safetensors", "result.pt", "result"))
+    def programs(self, family: str) -> tuple[str, ...]:
+        """The programs that apply its results for a family."""
+        example = Result(self.name, family, "base", "", "", ("result.safetensors", "result.pt", "result"))
         return tuple(name for use in self.uses(example) for name in use.program.split(" / "))
 
     def attach(
