@@ -11,7 +11,7 @@ import pytest
 
 import tsuika
 from tsuika import config
-from tsuika.api import evaluating
+from tsuika.api import evaluating, snapshots
 from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError
 from tsuika.core.events import Progress, Warned
 from tsuika.core.rundir import RunDir
@@ -138,6 +138,41 @@ def test_a_base_that_nothing_knows_gets_no_invented_numbers(run: Path, trained: 
     with pytest.raises(NetworkError) as network:
         evaluate(run, trained, encoder="nobody/no-such-encoder")
     assert (network.value.code, network.value.exit_status) == ("NW001", 7)
+
+
+def test_a_file_is_measured_as_the_run_that_made_it(
+    run: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "defaults_of", lambda _model: pipeline.Defaults(2.0, 1, "DDIM"))
+    recipe = config.load(run / "recipe.toml")
+    plain = recipe.model_copy(update={"preview": recipe.preview.model_copy(update={"steps": 0})})
+    (run / "recipe.toml").write_text(config.dump(plain), encoding="utf-8")
+    of_run, _warned = evaluate(run, trained, strengths=(1,), steps=(2,), seeds=1)
+    file = Path(shutil.copy(run / "artifacts" / "run.safetensors", tmp_path / "got.safetensors"))
+    images = trained / "pictures"
+    of_file, _warned = evaluate(file, trained, strengths=(1,), seeds=1, base="embedded", images=images)
+    (one,), (other,) = of_file["points"], of_run["points"]
+    assert {**one, "state": other["state"], "file": other["file"]} == other and one["drift"]["mean"] > 0
+    out = tmp_path / "got-evaluation"
+    assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == of_file
+    assert {path.name for path in out.rglob("*.png") if path.parent.name == "evaluation"} == {"got.png"}
+
+
+def test_a_file_needs_what_it_does_not_say(run: Path, trained: Path, tmp_path: Path) -> None:
+    file, images = run / "artifacts" / "run.safetensors", trained / "pictures"
+    for given in ({"images": images}, {"base": "embedded"}):
+        with pytest.raises(RecipeError) as needed:
+            evaluate(file, trained, **given)
+        assert needed.value.code == "RC005"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(RecipeError) as full:
+        evaluate(file, trained, base="embedded", images=images, out=tmp_path / "full")
+    assert full.value.code == "RC007"
+    for wrong in ({"base": "embedded"}, {"trigger": "x"}, {"out": tmp_path / "out"}):
+        with pytest.raises(RecipeError) as own:
+            evaluate(run, trained, **wrong)
+        assert own.value.code == "RC002"
 
 
 def test_refusals(run: Path, trained: Path, tmp_path: Path) -> None:

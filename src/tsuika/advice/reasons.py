@@ -119,8 +119,8 @@ def for_it(goal: str, method: str, row: Mapping[str, Cell], size: int, programs:
         yield Statement(_("The rules of thumb name it for {goal}.", goal=GOALS[goal]), "folklore")
     if size < _TINY_BYTES:
         yield _known(_("The file is tiny: {size}.", size=f"{size / 1000:.0f} kB"))
-    if len(others := [name for name in programs if name != "tsuika"]) > 2:
-        yield _known(_("{programs} load it.", programs=listed(others)), PROGRAMS_SOURCE)
+    if len(elsewhere := [name for name in programs if name != "tsuika"]) > 2:
+        yield _known(_("{programs} load it.", programs=listed(elsewhere)), PROGRAMS_SOURCE)
 
 
 def against(

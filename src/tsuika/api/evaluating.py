@@ -1,4 +1,4 @@
-"""`evaluate`: the results of a run, measured on images of its kept steps at several strengths."""
+"""`evaluate`: the results of a run, or any file, measured on images of the kept steps at several strengths."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from PIL import Image
 
+from tsuika import config, formats
 from tsuika.api.display import shown as shown_html
 from tsuika.api.run import starts
-from tsuika.api.snapshots import SnapshotRenderer, choose, snapshots
+from tsuika.api.snapshots import Snapshot, SnapshotRenderer, choose, snapshots
 from tsuika.config import Recipe
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
@@ -28,7 +29,9 @@ from tsuika.evaluation.encoders import Encoder
 from tsuika.evaluation.evaluation import WORST, Evaluation, said
 from tsuika.evaluation.measures import Ruler
 from tsuika.evaluation.verdict import Point
+from tsuika.formats import common
 from tsuika.generation import grid, png_info
+from tsuika.methods import METHODS
 from tsuika.training import folder as run_folder
 
 STRENGTHS: Final = (0.5, 0.75, 1.0)
@@ -75,35 +78,49 @@ def evaluate(
     strengths: Sequence[float] = STRENGTHS,
     steps: Sequence[int] = (),
     images: Path | None = None,
+    base: str = "",
+    trigger: str = "",
+    out: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Generator[Event, None, Evaluated]:
     """Draw with the base and with a run's kept steps, measure, and come to a verdict.
 
     Writes `evaluation.json` into the run folder, a section into its `report.html`, and sheets into `evaluation/`. All that is
-    drawn is kept there, so that an evaluation that was stopped goes on, to the same result.
+    drawn is kept there, so that an evaluation that was stopped goes on, to the same result. Of a file, which anybody may have
+    trained, all of this but the page goes into a folder of its own.
 
     Args:
-        run: the folder of a finished run.
+        run: the folder of a finished run; or a file (or diffusers folder) of weights, with `base` and `images`.
         encoder: `embedded`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ...; by default the embedded yardstick where
             the base is the embedded one, else none: then only copies and diversity are measured.
         own_prompts: a file with a prompt a line, see `evaluation.prompts.asked`.
         seeds: images a prompt.
         strengths: that every kept step is drawn at.
         steps: which kept steps; by default the results, and saved states up to three of them in all.
-        images: where the training images are now, if not where the recipe says.
+        images: where the training images are now, if not where the recipe says; of a file, images of what it should draw.
+        base: of a file: the base that it is for.
+        trigger: of a file: its trigger word, if the file does not name it.
+        out: of a file: the folder to write into; by default NAME-evaluation beside it.
         device: as for training.
         precision: as for training.
 
     Raises:
         TsuikaError: no finished run, an encoder that cannot be had, no training images, a file that does not fit.
     """
-    recipe, folder = run_folder.read(run)
+    if RunDir(run).recipe.is_file():
+        for flag, value in {"base": base, "trigger": trigger, "out": out}.items():
+            if value:
+                raise RecipeError("RC002", key=flag, found=value, why=_("A training run has its own."))
+        work = _of_run(run)
+    else:
+        work = _of_file(run, base, str(images or ""), trigger, out)
+    recipe, folder = work.recipe, work.folder
     if seeds < 1:
         raise RecipeError("RC002", key="seeds", found=seeds, why="≥ 1")
     if not strengths or not all(map(math.isfinite, strengths)):
         raise RecipeError("RC002", key="strengths", found=", ".join(map(str, strengths)) or "–", why="0.5, 0.75, 1")
-    chosen = choose(snapshots(folder), steps, KEPT)
+    chosen = choose(work.kept, steps, KEPT)
     yield Phase("load")
     cells, drawn_at = folder.root / "evaluation", range(1, seeds + 1)
     with SnapshotRenderer(recipe, cells, drawn_at, device=device, precision=precision) as renderer:
@@ -111,7 +128,7 @@ def evaluate(
         yield Phase("pictures")
         data = recipe.data.model_copy(update={"images": str(images), "sets": ()}) if images else recipe.data
         manifest = scan.scan_sets(data, size_px=renderer.model.native_size_px)[0]
-        notes += _changes(folder, manifest)
+        notes += _changes(folder, manifest) if work.is_run else []
         yield from notes
         asked = prompts.asked(
             recipe.data.first,
@@ -137,7 +154,7 @@ def evaluate(
                 groups = memorization.groups_of(folder, manifest)
                 ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data.first, groups)
             tables, pairs = ruler.measure(drawn)
-            point = (one.name, str(one.paths[0].relative_to(folder.root)), one.step) if one else ("", "", 0)
+            point = (one.name, work.place(one), one.step) if one else ("", "", 0)
             points.append(Point(*point, strength, tables, bool(one and one.main)))
             worst.append(tuple(pairs[:WORST]))
             shown.append({text: made[0] for text, made in drawn.items()})
@@ -146,15 +163,15 @@ def evaluate(
 
     yield Phase("report")
     assert ruler is not None
-    base, *rest = points
-    found = verdict.judge(base.tables, rest, ruler.scale, doubted=_doubted(folder))
+    untrained, *rest = points
+    found = verdict.judge(untrained.tables, rest, ruler.scale, doubted=work.is_run and _doubted(folder))
     evaluation = Evaluation(
-        folder.result_name(recipe.output.name),
+        work.title,
         recipe.data.first.trigger,
         measuring.name if measuring else "",
         asked,
         renderer.seeds,
-        base.tables,
+        untrained.tables,
         tuple(rest),
         ruler.scale,
         found,
@@ -164,11 +181,67 @@ def evaluate(
     sheets, warnings = _sheets(folder, evaluation, shown)
     numbers = folder.root / "evaluation.json"
     write_text(numbers, evaluation.to_json())
-    page = folder.root / "report.html"
-    if warned := _into_page(page, report_evaluation.section(evaluation, shown)):
+    page = folder.root / "report.html" if work.is_run else None
+    if page is not None and (warned := _into_page(page, report_evaluation.section(evaluation, shown))):
         warnings.append(warned)
+        page = None
     yield from warnings
-    return Evaluated(numbers, None if warned else page, tuple(sheets), evaluation, (*notes, *warnings))
+    return Evaluated(numbers, page, tuple(sheets), evaluation, (*notes, *warnings))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is evaluated, by what recipe, and the folder that the evaluation goes into."""
+
+    recipe: Recipe
+    folder: RunDir
+    kept: Sequence[Snapshot]
+    title: str
+    is_run: bool = True
+
+    def place(self, one: Snapshot) -> str:
+        """Where a snapshot lies, for people."""
+        path = one.paths[0]
+        return str(path.relative_to(self.folder.root)) if self.is_run else path.name
+
+
+def _of_run(run: Path) -> _Work:
+    recipe, folder = run_folder.read(run)
+    return _Work(recipe, folder, snapshots(folder), folder.result_name(recipe.output.name))
+
+
+def _of_file(file: Path, base: str, images: str, trigger: str, out: Path | None) -> _Work:
+    """A file with a recipe that says what it is for.
+
+    Raises:
+        TsuikaError: FM004, not there; TR002, a folder that is neither a run nor weights; RC005, something is not said; RC007, the
+            folder to write into holds something else.
+    """
+    if not file.exists():
+        raise FormatError("FM004", where=file)
+    if file.is_dir() and not formats.is_artifact(file) and not (file / "model_index.json").is_file():
+        raise InterruptedRunError("TR002", where=file)
+    artifact = formats.find(file).read(file) if formats.is_artifact(file) else None
+    facts = artifact.metadata if artifact is not None else {}
+    whole = next(method.name for method in METHODS.values() if method.whole_model)
+    named = {"--base": base, "--images": images, "--trigger": trigger or facts.get("trigger", "")}
+    for flag, value in named.items():
+        if not value:
+            raise RecipeError(
+                "RC005", found=flag, do=_("A file does not say what it was trained on: give {flag}.", flag=flag)
+            )
+    settings = {
+        "method": {"name": artifact.method if artifact is not None else whole},
+        "base": {"model": base},
+        "data": {"images": images, "trigger": named["--trigger"]},
+    }
+    folder = RunDir(out or file.with_name(f"{file.stem}-evaluation"))
+    if folder.root.exists() and any(one.name not in ("evaluation", "evaluation.json") for one in folder.root.iterdir()):
+        raise RecipeError("RC007", where=folder.root)
+    step = common.whole_number(facts.get("steps"))
+    return _Work(
+        config.build(settings), folder, (Snapshot(file.stem, (file,), step, main=True),), file.stem, is_run=False
+    )
 
 
 def _doubted(folder: RunDir) -> bool:

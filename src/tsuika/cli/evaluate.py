@@ -23,7 +23,10 @@ _MEASURES: Final[Mapping[str, Text]] = {
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help=_("Folder of a finished training run."))],
+    run: Annotated[
+        Path,
+        typer.Argument(help=_("Folder of a finished training run, or a file of weights, with --base and --images.")),
+    ],
     encoder: Annotated[
         str,
         typer.Option(
@@ -45,14 +48,27 @@ def evaluate(
     strengths: Annotated[str, typer.Option("--strengths", help=_("Strengths to try."))] = "0.5,0.75,1",
     steps: Annotated[str, typer.Option("--steps", help=_("Kept steps to compare, e.g. 60,120; default: three."))] = "",
     images: Annotated[
-        Optional[Path], typer.Option("--images", help=_("Where the training images are now, if they were moved."))
+        Optional[Path],
+        typer.Option(
+            "--images",
+            help=_("Where the training images are now, if they were moved; of a file, images of what it should draw."),
+        ),
+    ] = None,
+    base: Annotated[str, typer.Option("--base", help=_("Of a file: the base model that it is for."))] = "",
+    trigger: Annotated[
+        str, typer.Option("--trigger", help=_("Of a file: its trigger word, if the file does not name it."))
+    ] = "",
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help=_("Of a file: the folder to write into; default: NAME-evaluation beside it.")),
     ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """`tsuika evaluate`."""
     tried, kept = numbers(strengths, float, "--strengths"), numbers(steps, int, "--steps")
-    early.check(run=run)
+    is_file = run.is_file() or bool(base)
+    early.check(*[run] if is_file else [], base=base, images=str(images or ""), run=None if is_file else run)
     import tsuika
 
     about: dict[str, Any] = {
@@ -61,6 +77,9 @@ def evaluate(
         "strengths": tried,
         "steps": kept,
         "images": images,
+        "base": base,
+        "trigger": trigger,
+        "out": out,
     }
     try:
         done = progress.watch(tsuika.evaluate(run, encoder=encoder, device=device, **about))
