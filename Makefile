@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow campaign test-browser check-web check docs base format messages clean
+.PHONY: setup demo test test-slow test-device campaign test-browser check-web check docs base format messages clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -31,6 +31,12 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not browser"
+
+# The contract suite elsewhere than on the CPU: `standin` refuses to mix devices and counts waits; or cuda, mps.
+DEVICE ?= standin
+
+test-device: setup
+	$(BIN)/python -m pytest --device $(DEVICE) tests/methods/test_method_contract.py tests/training/test_waiting.py
 
 # Wrong files of every kind, for so many minutes; SEED repeats one. What fails is kept in build/campaign.
 MINUTES ?= 30

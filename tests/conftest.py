@@ -13,6 +13,20 @@ import pytest
 from tsuika.cli import language
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tiny models are: cpu, cuda, or standin (tests/standin.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (name := config.getoption("--device")) != "cpu":
+        import standin
+        import tiny_models
+
+        if name == standin.NAME:
+            standin.register()
+        tiny_models.DEVICE = name
+
+
 @pytest.fixture(autouse=True)
 def no_language_of_an_earlier_test() -> None:
     """The command line keeps its language for the process; here a process runs many."""

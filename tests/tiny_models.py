@@ -35,6 +35,7 @@ __all__ = [
 
 FAMILY_NAMES = tuple(row.facts.family for row in FAMILIES)
 CROSS_NAMES = tuple(row.facts.family for row in FAMILIES if row.facts.attention == "cross")
+DEVICE = "cpu"  # `pytest --device`
 CAPTIONS = ("a cat", "a dog")
 
 
@@ -45,8 +46,11 @@ def _words() -> Path:
 
 
 def tiny(family: str, seed: int = 3) -> StableDiffusion:
-    """A fresh tiny model."""
-    return next(row for row in FAMILIES if row.facts.family == family).tiny(seed, _words())
+    """A fresh tiny model, on DEVICE."""
+    model = next(row for row in FAMILIES if row.facts.family == family).tiny(seed, _words())
+    for component in model.components.values() if DEVICE != "cpu" else ():
+        component.to(DEVICE)
+    return model
 
 
 def shallow(seed: int = 3) -> StableDiffusion:
@@ -71,8 +75,8 @@ def outputs(model: Model, prompts: tuple[str, str] = CAPTIONS) -> Tensor:
     noisy_BCHW = torch.randn(2, model.facts.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cond = model.encode_text(prompts)
-        out = model.denoise(noisy_BCHW, torch.tensor([5, 600]), cond)
-    return torch.cat([out.flatten(), cond.tokens_BSD.flatten()])
+        out = model.denoise(noisy_BCHW.to(model.device), torch.tensor([5, 600], device=model.device), cond)
+    return torch.cat([out.flatten(), cond.tokens_BSD.flatten()]).cpu()
 
 
 def bits(model: Model) -> dict[str, Tensor]:
@@ -89,7 +93,10 @@ def picture_batch(
     channels = model.facts.latent_channels if model else 4
     latents = [torch.randn(channels, 8, 8, generator=torch.Generator().manual_seed(100 + row)) for row in rows]
     names = tuple(f"{row}.png" for row in rows)
-    return Batch(torch.stack(latents), tuple(captions[row % 2] for row in rows), names, torch.ones(size))
+    latents_BCHW = torch.stack(latents).to(model.device if model else "cpu")
+    return Batch(
+        latents_BCHW, tuple(captions[row % 2] for row in rows), names, torch.ones(size, device=latents_BCHW.device)
+    )
 
 
 def draw_pictures(folder: Path, count: int = 4) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny_models
 import tsuika
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
 from tsuika import config, families, formats
@@ -58,7 +59,14 @@ def test_every_method_is_listed() -> None:
 
 def recipe(method: str, **train: Any) -> Recipe:
     own = SETTINGS[method]
-    loop = {"steps": 3, "batch_size": 2, "precision": "fp32", "device": "cpu", "schedule": "constant", "warmup": 0.0}
+    loop = {
+        "steps": 3,
+        "batch_size": 2,
+        "precision": "fp32",
+        "device": tiny_models.DEVICE,
+        "schedule": "constant",
+        "warmup": 0.0,
+    }
     return config.build({"method": {"name": method, **own["method"]}, "train": {**loop, **own["train"], **train}})
 
 
@@ -219,7 +227,7 @@ def read(format_: Format, path: Path, life: Life) -> Artifact:
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 def test_it_trains_and_is_drawn_in_every_precision(method: str, precision: str) -> None:
     """Previews are drawn outside of autocast, from a model whose trained weights have another dtype than the rest."""
-    used = pick_precision(precision, torch.device("cpu"))
+    used = pick_precision(precision, torch.device(tiny_models.DEVICE))
     model = cast(tiny("sd1"), DTYPES[used])
     base = drawn(model)
     training = start(method, "sd1", model, precision=precision)
@@ -293,7 +301,7 @@ def test_the_same_recipe_gives_the_same_bits_also_when_stopped_and_resumed(
 def test_it_learns(method: str, family: str) -> None:
     """What another of its kind does: within reach by construction, whatever random weights a tiny model has."""
     model = tiny(family)
-    noisy_BCHW, t_B = picture_batch(0, 2, model=model).latents_BCHW, torch.tensor([50, 550])
+    noisy_BCHW, t_B = picture_batch(0, 2, model=model).latents_BCHW, torch.tensor([50, 550], device=model.device)
 
     def said() -> Tensor:
         out_BCHW: Tensor = model.denoise(noisy_BCHW, t_B, model.encode_text(ASKED))
@@ -301,7 +309,7 @@ def test_it_learns(method: str, family: str) -> None:
 
     teacher, draw = attach(model, method, seed=1), torch.Generator().manual_seed(2)
     for tensor in teacher.tensors().values():
-        tensor.add_(0.5 * tensor.std().clamp(min=0.05) * torch.randn(tensor.shape, generator=draw))
+        tensor.add_(0.5 * tensor.std().clamp(min=0.05) * torch.randn(tensor.shape, generator=draw).to(tensor.device))
     wanted = said().detach()
     teacher.detach()
     learner, rate = attach(model, method), min(1e-2, SETTINGS[method]["train"]["learning_rate"])

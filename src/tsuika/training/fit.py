@@ -72,10 +72,10 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * share
 
-    def clip_gradients(self) -> float:
-        """Clip the gradients to the recipe's norm; returns their norm before."""
-        norm = self.accelerator.clip_grad_norm_(self.params, self.recipe.train.clip_norm or float("inf"))
-        return float(norm) if norm is not None else 0.0
+    def clip_gradients(self) -> Tensor:
+        """Clip the gradients to the recipe's norm; returns their norm before, a float32 scalar on the device."""
+        norm: Tensor | None = self.accelerator.clip_grad_norm_(self.params, self.recipe.train.clip_norm or float("inf"))
+        return torch.zeros((), device=self.model.device) if norm is None else norm.float()
 
     def advance(self, share: float) -> None:
         """One step of the optimizer at a share of the learning rate, then the penalties and the average."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -43,7 +43,7 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         share = run.schedule.share(run.step)
         run.set_rate(share)
         run.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=run.model.device)
+        total, errors = torch.zeros((), device=run.model.device), list[tuple[tuple[str, ...], Tensor]]()
         for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(number)
             t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
@@ -61,15 +61,14 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
                 error_B = error_B + run.recipe.regularize.output_preservation * apart_B
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
-            if not math.isfinite(float(accelerator.reduce(loss.detach(), "mean"))):
-                raise _diverged(run, _not_finite(run, error_B, batch.names))
             accelerator.backward(loss)
             total += loss.detach()
-        mean_loss = float(accelerator.reduce(total, "mean"))
-        grad_norm = run.clip_gradients()
-        # fp16's scaler skips such a step by itself.
-        if not math.isfinite(grad_norm) and accelerator.mixed_precision != "fp16":
-            raise _diverged(run, run.batch(run.step * train.accumulate).names)
+            errors.append((batch.names, error_B.detach()))
+        # A device is waited for once in a step, here.
+        mean_loss, grad_norm = torch.stack([accelerator.reduce(total, "mean"), run.clip_gradients()]).tolist()
+        # A norm that is not finite alone: fp16's scaler skips such a step by itself.
+        if not math.isfinite(mean_loss) or not (math.isfinite(grad_norm) or accelerator.mixed_precision == "fp16"):
+            raise _diverged(run, _not_finite(run, errors))
         run.advance(share)
         yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * share, time.monotonic() - began)
 
@@ -118,12 +117,15 @@ def _size_of(cond: Conditioning) -> int:
     return cond.tokens_BSD.nbytes + (0 if cond.pooled_BP is None else cond.pooled_BP.nbytes)
 
 
-def _not_finite(run: Fit, error_B: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The images, of all processes, whose error is not finite; all of them where only their mean is not."""
-    bad = (~torch.isfinite(run.accelerator.gather(error_B.detach()))).tolist()  # process by process
-    shares = run.accelerator.num_processes
-    ordered = [name for i in range(shares) for name in names[i::shares]]
-    return tuple(name for name, is_bad in zip(ordered, bad, strict=True) if is_bad) or names
+def _not_finite(run: Fit, errors: Sequence[tuple[tuple[str, ...], Tensor]]) -> tuple[str, ...]:
+    """The images of a step, of all processes, whose error is not finite; all of them where only mean or gradient is not."""
+    shares, found = run.accelerator.num_processes, list[str]()
+    for names, error_B in errors:
+        # Process by process.
+        ordered = [name for i in range(shares) for name in names[i::shares]]
+        bad = (~torch.isfinite(run.accelerator.gather(error_B))).tolist()
+        found += [name for name, is_bad in zip(ordered, bad, strict=True) if is_bad]
+    return tuple(dict.fromkeys(found or [name for names, _error in errors for name in names]))
 
 
 def _diverged(run: Fit, images: tuple[str, ...]) -> DivergedError:

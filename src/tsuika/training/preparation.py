@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -54,6 +54,9 @@ class Services:
     preview: Preview = lambda prepared, step: iter(())
 
 
+_ACCELERATES: Final = "ACCELERATE_TORCH_DEVICE"  # the environment variable that names its device
+
+
 def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
     device = pick_device(recipe.train.device)
@@ -67,13 +70,17 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
         elsewhere = before["device"].type != device.type
         if elsewhere or before["_mixed_precision"] != mixed:
             AcceleratorState._reset_state(reset_partial_state=elsewhere)
-    accelerator = Accelerator(
-        mixed_precision=mixed,
-        cpu=device.type == "cpu",
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
-        ],
-    )
+    with _of_accelerate(device):
+        accelerator = Accelerator(
+            mixed_precision=mixed,
+            cpu=device.type == "cpu",
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
+            ],
+        )
+    if accelerator.device.type != device.type:
+        why = _("The processes that were launched are for `{device}`.", device=accelerator.device.type)
+        raise RecipeError("RC002", key="train.device", found=recipe.train.device, why=why)
     if recipe.train.batch_size % accelerator.num_processes:
         why = _(
             "{processes} processes share each batch, so it must be a multiple of that.",
@@ -81,6 +88,22 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
         )
         raise RecipeError("RC002", key="train.batch_size", found=recipe.train.batch_size, why=why)
     return accelerator
+
+
+@contextmanager
+def _of_accelerate(device: torch.device) -> Iterator[None]:
+    """Within, the device that Accelerate takes for a single process; by itself it takes the first kind that it knows."""
+    if "LOCAL_RANK" in os.environ:
+        yield
+        return
+    before = os.environ.get(_ACCELERATES)
+    os.environ[_ACCELERATES] = str(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(_ACCELERATES)
+        if before is not None:
+            os.environ[_ACCELERATES] = before
 
 
 @contextmanager
