@@ -1,0 +1,430 @@
+"""OneTrainer's configurations, presets and concepts (JSON), also the configuration inside of a file that it has trained.
+
+Names, meanings and defaults: github.com/Nerogar/OneTrainer, `modules/util/config`, `modules/util/enum`, `modules/modelSetup`
+and `training_presets`. A file holds only what differs from the defaults, or everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PureWindowsPath
+from typing import Any, Final
+
+from tsuika.config.imports.taking import (
+    Imported,
+    Read,
+    Rule,
+    Tables,
+    Taking,
+    flag,
+    number,
+    one_of,
+    positive,
+    side,
+    tables,
+    where,
+)
+from tsuika.core.errors import RecipeError
+from tsuika.core.texts import _
+
+_METHODS: Final = {"lora": "lora", "fine_tune": "dreambooth", "embedding": "textual-inversion"}
+_FAMILY: Final = re.compile(r"STABLE_DIFFUSION_(15|2[01](_BASE)?|XL_10_BASE|3|35)")
+_DTYPES: Final = {"float_16": "fp16", "bfloat_16": "bf16", "float_32": "fp32", "tfloat_32": "fp32"}
+_OPTIMIZERS: Final = {
+    **{name: name for name in ("adamw", "adafactor", "prodigy")},
+    "adamw_8bit": "adamw8bit",
+    "schedule_free_adamw": "schedule-free",
+}
+# By their names in files of older versions.
+_OLDER: Final = {
+    "optimizer": "optimizer.optimizer",
+    "lora_layers": "layer_filter",
+    "lora_layer_preset": "layer_filter_preset",
+    "lora_layers_regex": "layer_filter_regex",
+    **{f"train_{part}": f"{part}.train" for part in ("unet", "text_encoder", "text_encoder_2")},
+    **{f"{part}_learning_rate": f"{part}.learning_rate" for part in ("unet", "text_encoder", "text_encoder_2")},
+}
+
+
+def _whole_number(value: Any) -> float | int | None:
+    found = number(value)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _timestep(value: Any) -> int | None:
+    share = number(value)
+    return int(1000 * share) if share is not None and 0 <= share <= 1 else None
+
+
+def _square(value: Any) -> int | None:
+    """Several sizes, `512,768`, are trained in turn here."""
+    return None if "," in str(value) else side(value)
+
+
+_RULES: Final[Mapping[str, Rule]] = {
+    "training_method": Rule("method.name", one_of(_METHODS)),
+    "base_model_name": Rule("base.model"),
+    "vae.model_name": Rule("base.vae"),
+    "force_v_prediction": Rule("base.prediction", where("v")),
+    "force_epsilon_prediction": Rule("base.prediction", where("epsilon")),
+    "resolution": Rule("data.size_px", _square),
+    "aspect_ratio_bucketing": Rule("data.buckets", flag),
+    "text_encoder.dropout_probability": Rule("data.caption_dropout", number),
+    "learning_rate": Rule("train.learning_rate", positive),
+    "batch_size": Rule("train.batch_size", positive),
+    "gradient_accumulation_steps": Rule("train.accumulate", positive),
+    "clip_grad_norm": Rule("train.clip_norm", number),
+    "train_dtype": Rule("train.precision", one_of(_DTYPES)),
+    "offset_noise_weight": Rule("train.noise_offset", number),
+    "min_noising_strength": Rule("train.min_timestep", _timestep),
+    "max_noising_strength": Rule("train.max_timestep", _timestep),
+    "compile": Rule("train.compile", flag),
+    "output_dtype": Rule("output.dtype", one_of(_DTYPES)),
+    "output_model_destination": Rule("output.name", lambda value: PureWindowsPath(str(value)).stem or None),
+}
+_OF_METHOD: Final[Mapping[str, Mapping[str, Rule]]] = {
+    "lora": {
+        "lora_model_name": Rule("method.start"),
+        "lora_rank": Rule("method.rank", positive),
+        "lora_alpha": Rule("method.alpha", number),
+        "dropout_probability": Rule("method.dropout", number),
+        "lora_decompose": Rule("method.adapter", where("dora")),
+        "peft_type": Rule("method.adapter", one_of({"lora": "lora", "loha": "loha", "lokr": "lokr"})),
+    },
+    "textual-inversion": {
+        "embedding.placeholder": Rule("data.trigger"),
+        "embedding.token_count": Rule("method.vectors", positive),
+        "embedding.initial_embedding_text": Rule("method.init"),
+        "embedding_learning_rate": Rule("train.learning_rate", positive),
+    },
+    "dreambooth": {"unet.weight_dtype": Rule("method.weights", one_of({"float_32": "fp32", "bfloat_16": "bf16"}))},
+}
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "training_method": "FINE_TUNE",
+    "model_type": "STABLE_DIFFUSION_15",
+    "learning_rate": 3e-6,
+    "learning_rate_scheduler": "CONSTANT",
+    "learning_rate_warmup_steps": 200,
+    "learning_rate_cycles": 1,
+    "epochs": 100,
+    "batch_size": 1,
+    "ema": "OFF",
+    "ema_decay": 0.999,
+    "ema_update_step_interval": 5,
+    "train_dtype": "FLOAT_16",
+    "output_dtype": "FLOAT_32",
+    "loss_weight_fn": "CONSTANT",
+    "loss_weight_strength": 5.0,
+    "timestep_distribution": "UNIFORM",
+    "unmasked_weight": 0.1,
+    "optimizer.optimizer": "ADAMW",
+    "unet.gradient_checkpointing": True,
+    "text_encoder.train": True,
+    "text_encoder.stop_training_after": 30,
+    "text_encoder.stop_training_after_unit": "EPOCH",
+    "text_encoder_2.train": True,
+    "text_encoder.dropout_probability": 0.0,
+    "lora_rank": 16,
+    "lora_alpha": 1.0,
+    "embedding.initial_embedding_text": "*",
+}
+# They decide nothing of the result, are of models that tsuika has not, or are looked at on their own.
+_NEUTRAL: Final = re.compile(
+    r"__version|.*\.__version|debug_.*|.*_dir|offline_mode|tensorboard.*|continue_last_backup|prevent_overwrites|include_train_config"
+    r"|multi_gpu|device_indexes|(fused|async)_gradient.*|gradient_reduce_precision|.*async_offloading|output_model_format|concepts|samples"
+    r"|concept_file_name|latent_caching|clear_cache.*|learning_rate(_scheduler|_warmup_steps|_cycles|_scaler)|ema(_.*)?|dataloader_threads"
+    r"|(train|temp)_device|fallback_train_dtype|enable_autocast_cache|only_cache|frames|attention_mechanism|(mse|mae|vb_loss)_strength"
+    r"|huber_delta|loss_weight_(fn|strength)|loss_scaler|timestep_(distribution|shift)|noising_(weight|bias)|rescale_noise.*"
+    r"|(unet|transformer|text_encoder(_2)?)\.(train|learning_rate|gradient_checkpointing)|(text_encoder(_2)?|vae)\.weight_dtype"
+    r"|.*\.(offload_fraction|activation_offloading|include|train_embedding|attention_mask|guidance_scale|stop_training_after.*)"
+    r"|(prior|transformer|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder.*)\..*|text_encoder(_2)?\..*"
+    r"|text_encoder_([34]_|2_)?(sequence_length|layer_skip)|vae\..*|quantization\..*|secrets.*|cloud\..*|sample(_.*)?|samples_to.*|non_ema.*"
+    r"|backup_.*|rolling_.*|save_.*|optimizer_defaults.*|optimizer\..*|lora_(weight_dtype|decompose.*|rank|alpha|model_name)|(oft|lokr)_.*"
+    r"|bundle_additional.*|layer_filter.*|embedding.*|scheduler_params|custom_learning_rate_scheduler|masked_training|unmasked_.*"
+    r"|normalize_masked_area_loss|masked_prior.*|unet\.(model_name|dropout_probability|weight_dtype)|peft_type|dropout_probability"
+    r"|gradient_checkpointing|layer_offload_fraction|enable_activation_offloading|weight_dtype|model_type|validat.*|tensorboard"
+    r"|additional_embeddings"
+)
+_CONCEPT: Final[Mapping[str, Rule]] = {
+    "path": Rule("data.images"),
+    "loss_weight": Rule("data.weight", number),
+    "image.enable_random_flip": Rule("data.flip", flag),
+    "text.enable_tag_shuffling": Rule("data.shuffle_tags", flag),
+    "image_variations": Rule("data.variants", positive),
+}
+_CONCEPT_NEUTRAL: Final = re.compile(
+    r"(.*\.)?__version|name|seed|enabled|type|include_subdirectories|text_variations|balancing(_strategy)?|repeats|concept_stats.*"
+    r"|validation_concept|image\.(random_.*_max_.*|resolution_override|enable_resolution_override|enable_random_rotate)"
+    r"|text\.(prompt_(source|path)|tag_delimiter|keep_tags_count|tag_dropout_.+(?<!_enable)|caps_randomize_(?!enable).*)"
+)
+_PRESETS: Final[Mapping[str, str]] = {
+    "attn-mlp": r"unet\..*attentions.*",
+    "attn-only": r"unet\..*attn.*",
+    "blocks": r"unet\..*transformer_block.*",
+}
+
+
+def is_configuration(content: Any) -> bool:
+    """Whether it is a configuration or a preset."""
+    return isinstance(content, Mapping) and {"training_method", "model_type"} <= content.keys()
+
+
+def is_concepts(content: Any) -> bool:
+    """Whether it is a file of concepts."""
+    return bool(tables(content)) and all("path" in one and ("text" in one or "image" in one) for one in tables(content))
+
+
+def concepts(content: Any, _read: Read) -> Imported:
+    """The folders of images."""
+    taking = Taking()
+    _add_concepts(content, taking)
+    return taking.done(_("concepts of OneTrainer"), {})
+
+
+def configuration(content: Tables, read: Read) -> Imported:
+    """A configuration, with the concepts that it holds or names."""
+    given = _flat(content)
+    values = {**_DEFAULTS, **given}
+    if values.get("lora_model_name"):
+        # That file has a rank, an alpha and layers.
+        values |= {"lora_rank": given.get("lora_rank"), "lora_alpha": given.get("lora_alpha")}
+    taking = Taking()
+    method = _METHODS.get(str(values["training_method"]).casefold(), "")
+    network = "transformer" if str(values["model_type"]).startswith("STABLE_DIFFUSION_3") else "unet"
+    if not _FAMILY.fullmatch(str(values["model_type"])):
+        taking.lose("model_type", values["model_type"])
+    if method == "lora" and flag(values.get("lora_decompose")):
+        values.pop("peft_type", None)
+        taking.lose("lora_decompose_output_axis", values.get("lora_decompose_output_axis"))
+    if str(values.get("peft_type")).casefold() == "lokr":
+        values["lora_rank"] = values.get("lokr_dim", values["lora_rank"])
+        for name in ("decompose_both", "use_tucker", "weight_decompose", "full_matrix"):
+            taking.lose(f"lokr_{name}", values.get(f"lokr_{name}"))
+    taking.take(values, {**_RULES, **_OF_METHOD.get(method, {})}, _NEUTRAL)
+    if own := positive(values.get(f"{network}.learning_rate")) if method != "textual-inversion" else None:
+        taking.settings["train.learning_rate"] = own
+    taking.settings["train.gradient_checkpointing"] = _checkpoints(values, network)
+    _parts(values, taking, network, method)
+    _rate(values, taking)
+    _loss(values, taking)
+    if method == "lora" and not values.get("lora_model_name"):
+        _layers(values, taking, has_convolutions=network == "unet")
+    _images(content, values, read, taking)
+    return taking.done(_("a configuration of OneTrainer"), {"data.caption_lines": "alternatives"})
+
+
+def _flat(content: Tables) -> dict[str, Any]:
+    """Tables inside of tables as dotted names, today's for older ones."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": one for key, one in value.items()}
+        elif name.startswith("optimizer_") and name != "optimizer_defaults":
+            found[f"optimizer.{name.removeprefix('optimizer_')}"] = value
+        else:
+            found[_OLDER.get(name, name)] = value
+    return found
+
+
+def _checkpoints(values: Tables, network: str) -> bool:
+    older = values.get("gradient_checkpointing")
+    return flag(values.get(f"{network}.gradient_checkpointing", True) if older is None else older)
+
+
+def _parts(values: Tables, taking: Taking, network: str, method: str) -> None:
+    """What is trained, and in which precision it is stored."""
+    if not flag(values.get(f"{network}.train", True)) and method != "textual-inversion":
+        taking.lose(f"{network}.train", "no")
+    for name, weights in ((network, method != "dreambooth"), ("text_encoder", True), ("text_encoder_2", True)):
+        # Weights that are not trained may be stored in less; quantized they are others.
+        dtype = str(values.get(f"{name}.weight_dtype", "FLOAT_32")).casefold()
+        taking.lose(f"{name}.weight_dtype", dtype if weights and dtype not in (*_DTYPES, "none") else None)
+    for name in ("lora_weight_dtype", "embedding_weight_dtype"):
+        taking.lose(name, values[name] if one_of(_DTYPES)(values.get(name, "FLOAT_32")) != "fp32" else None)
+    if method == "textual-inversion":
+        taking.lose("preserve_embedding_norm", values.get("preserve_embedding_norm"))
+        for name in ("model_name", "is_output_embedding"):
+            taking.lose(f"embedding.{name}", values.get(f"embedding.{name}"))
+    taking.lose("additional_embeddings", len(tables(values.get("additional_embeddings"))))
+    if method not in ("lora", "dreambooth"):
+        return
+    trains_text = flag(values["text_encoder.train"])
+    taking.settings["method.text_encoder"] = trains_text
+    has_two = network == "transformer" or "XL" in str(values["model_type"])
+    if has_two and flag(values["text_encoder_2.train"]) != trains_text:
+        taking.lose("text_encoder_2.train", "yes" if not trains_text else "no")
+    if trains_text:
+        rates = [positive(values.get(f"text_encoder{end}.learning_rate")) for end in ("", "_2" if has_two else "")]
+        first, second = (rate or positive(values["learning_rate"]) or 0.0 for rate in rates)
+        taking.settings["method.text_learning_rate"] = first
+        taking.settings |= {"method.text_learning_rate_2": second} if second != first else {}
+        unit = str(values["text_encoder.stop_training_after_unit"])
+        after = f"{values['text_encoder.stop_training_after']} {unit}" if unit != "NEVER" else None
+        taking.lose("text_encoder.stop_training_after", after)
+
+
+def _rate(values: Tables, taking: Taking) -> None:
+    """Optimizer, schedule, warm-up, average, and what is multiplied by the number of images that a step sees."""
+    settings = taking.settings
+    name = str(values["optimizer.optimizer"])
+    decay = values.get("optimizer.weight_decay", 0.01 if name.casefold().startswith("schedule_free") else None)
+    taking.optimize("optimizer", name, _OPTIMIZERS, decay)
+    # Of what an optimizer has besides, these are used otherwise here.
+    for key, usual in (
+        ("beta1", 0.9),
+        ("beta2", 0.99),
+        ("beta3", None),
+        ("d_coef", 1),
+        ("eps", 1e-8),
+        ("fused_back_pass", 0),
+    ):
+        value = values.get(f"optimizer.{key}")
+        taking.lose(f"optimizer.{key}", value if number(value) != usual and name != "ADAFACTOR" else None)
+    for key in ("relative_step", "scale_parameter", "warmup_init", "amsgrad", "cautious", "use_bias_correction"):
+        taking.lose(f"optimizer.{key}", values.get(f"optimizer.{key}"))
+    schedule = str(values["learning_rate_scheduler"])
+    # With soft restarts the rate comes up again.
+    cycles = 0 if schedule == "COSINE_WITH_RESTARTS" else values["learning_rate_cycles"]
+    taking.schedule("learning_rate_scheduler", schedule, cycles=cycles)
+    warmup = values["learning_rate_warmup_steps"]
+    taking.warm_up("learning_rate_warmup_steps", 0.99 if number(warmup) == 1 else warmup, None)
+    scaler = str(values.get("learning_rate_scaler", "NONE"))
+    images = {"BATCH": "train.batch_size", "GRADIENT_ACCUMULATION": "train.accumulate"}
+    for kind, key in images.items():
+        if scaler.removeprefix("GLOBAL_") in (kind, "BOTH") and (count := number(settings.get(key, 1))) and count > 0:
+            for rate in ("train.learning_rate", "method.text_learning_rate", "method.text_learning_rate_2"):
+                taking.scale(rate, count**0.5, {})
+    taking.lose("loss_scaler", values.get("loss_scaler") if values.get("loss_scaler") != "NONE" else None)
+    decayed, interval = number(values["ema_decay"]), number(values["ema_update_step_interval"])
+    settings["train.ema"] = 0.0
+    if str(values["ema"]) != "OFF" and decayed is not None and decayed >= 0 and interval and interval >= 1:
+        # An average that moves only now and then moves less at each step.
+        settings["train.ema"] = decayed ** (1 / interval)
+
+
+def _loss(values: Tables, taking: Taking) -> None:
+    """Loss, its weights, timesteps and noise."""
+    settings = taking.settings
+    for name, usual in (("mse_strength", 1), ("mae_strength", 0)):
+        taking.lose(name, f"{values[name]} " if number(values.get(name, usual)) != usual else None)
+    weight = str(values["loss_weight_fn"])
+    settings["train.min_snr_gamma"] = number(values["loss_weight_strength"]) if weight == "MIN_SNR_GAMMA" else 0.0
+    if older := positive(values.get("min_snr_gamma")):
+        settings["train.min_snr_gamma"] = older
+    taking.lose("loss_weight_fn", weight if weight not in ("MIN_SNR_GAMMA", "CONSTANT") else None)
+    spread = str(values["timestep_distribution"])
+    found = {"UNIFORM": "uniform", "LOGIT_NORMAL": "logit-normal"}.get(spread)
+    bent = [values.get(name) for name in ("noising_weight", "noising_bias") if number(values.get(name))]
+    if found is None or (bent and spread == "LOGIT_NORMAL"):
+        taking.lose("timestep_distribution", " ".join(map(str, [spread, *bent])))
+    else:
+        settings["train.timesteps"] = found
+    taking.lose(
+        "timestep_shift", values.get("timestep_shift") if number(values.get("timestep_shift", 1)) != 1 else None
+    )
+    if flag(values.get("rescale_noise_scheduler_to_zero_terminal_snr")):
+        settings |= {"base.zero_terminal_snr": "on", "base.prediction": "v"}
+    if skipped := number(values.get("text_encoder_layer_skip")):
+        if str(values["model_type"]) == "STABLE_DIFFUSION_15":
+            settings["base.clip_skip"] = skipped + 1
+        else:
+            taking.lose("text_encoder_layer_skip", skipped)
+    if flag(values.get("masked_training")):
+        settings |= {"data.masks": "auto", "data.mask_outside": number(values["unmasked_weight"]) or 0.0}
+        for name in ("normalize_masked_area_loss", "masked_prior_preservation_weight"):
+            taking.lose(name, values.get(name))
+
+
+def _layers(values: Tables, taking: Taking, *, has_convolutions: bool) -> None:
+    """Layers of the network by parts of their names; of text encoders all are adapted. A preset sets the filter."""
+    preset, custom = str(values.get("layer_filter_preset", "full")), str(values.get("layer_filter") or "")
+    if preset in _PRESETS:
+        pattern = _PRESETS[preset]
+    elif preset != "full" and custom.strip():
+        parts = [one.strip() for one in custom.split(",") if one.strip()]
+        pattern = (
+            rf"unet\..*(?:{'|'.join(parts if flag(values.get('layer_filter_regex')) else map(re.escape, parts))}).*"
+        )
+        try:
+            re.compile(pattern)
+        except re.error:
+            taking.lose("layer_filter", custom)
+            return
+    else:
+        taking.settings["method.targets"] = "attention-ff-conv" if has_convolutions else "attention-ff"
+        # All of its layers, and these are not adapted here.
+        taking.lose("layer_filter_preset", "full (conv_in, conv_out, time_embedding, …)")
+        return
+    text = "|text.*" if taking.settings.get("method.text_encoder") else ""
+    taking.settings["method.targets"] = pattern + text
+
+
+def _images(content: Tables, values: Tables, read: Read, taking: Taking) -> None:
+    """Concepts and prompts, in the file or beside it."""
+    if tables(content.get("concepts")):
+        _add_concepts(content["concepts"], taking)
+    elif name := str(values.get("concept_file_name") or ""):
+        # OneTrainer's own folder, where it lies, is not the file's.
+        try:
+            _add_concepts(read(name), taking)
+        except RecipeError:
+            taking.lose("concept_file_name", name)
+    prompts = [one for one in tables(content.get("samples")) if flag(one.get("enabled", True)) and one.get("prompt")]
+    if prompts:
+        taking.settings["preview.prompts"] = [*map(_prompt, prompts)]
+    else:
+        taking.lose("sample_definition_file_name", values.get("sample_definition_file_name"))
+    if (every := _whole_number(values.get("sample_after"))) and values.get("sample_after_unit") == "STEP":
+        taking.settings["preview.every"] = every
+
+
+def _prompt(sample: Tables) -> str:
+    """With kohya's options behind it."""
+    options = {"n": "negative_prompt", "w": "width", "h": "height", "s": "diffusion_steps", "l": "cfg_scale"}
+    options |= {} if flag(sample.get("random_seed")) else {"d": "seed"}
+    return " ".join([str(sample["prompt"]), *(f"--{o} {sample[key]}" for o, key in options.items() if sample.get(key))])
+
+
+def _add_concepts(content: Any, taking: Taking) -> None:
+    """A set for every folder that is trained on."""
+    used: list[Tables] = []
+    for place, concept in enumerate(one for one in tables(content) if flag(one.get("enabled", True))):
+        values = _flat(concept)
+        kind = str(values.get("type", "VALIDATION" if flag(values.get("validation_concept")) else "STANDARD"))
+        name = f"concepts[{place}]"
+        if kind != "STANDARD":
+            taking.lose(f"{name}.type", f"{kind} ({values.get('path')})")
+            continue
+        own = Taking()
+        own.take(values, _CONCEPT, _CONCEPT_NEUTRAL)
+        _concept(values, own)
+        used.append(own.settings)
+        taking.lost += [f"{name}.{lost}" for lost in own.lost]
+    taking.divide(used)
+
+
+def _concept(values: Tables, own: Taking) -> None:
+    """What means something only beside something else."""
+    amount = values.get("balancing", values.get("repeats", 1))
+    strategy = str(values.get("balancing_strategy", "REPEATS"))
+    if strategy == "REPEATS" and _whole_number(amount):
+        own.settings["data.repeats"] = _whole_number(amount)
+    else:
+        own.lose("balancing", f"{amount} {strategy}")
+    source = values.get("text.prompt_source", "sample")
+    own.lose(
+        "text.prompt_source", f"{source} {values.get('text.prompt_path') or ''}".strip() if source != "sample" else None
+    )
+    if flag(values.get("text.enable_tag_shuffling")):
+        own.settings["data.keep_tokens"] = number(values.get("text.keep_tags_count", 1))
+        own.lose(
+            "text.tag_delimiter",
+            values.get("text.tag_delimiter") if values.get("text.tag_delimiter", ",") != "," else None,
+        )
+    if flag(values.get("image.enable_random_rotate")):
+        own.settings["data.rotate_deg"] = number(values.get("image.random_rotate_max_angle"))
+    if flag(values.get("image.enable_resolution_override")):
+        override = values.get("image.resolution_override")
+        own.settings |= {"data.size_px": size} if (size := _square(override)) else {}
+        own.lose("image.resolution_override", None if _square(override) else override)
