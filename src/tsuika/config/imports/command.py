@@ -20,15 +20,17 @@ from tsuika.core.texts import Text, _
 SUFFIXES: Final = (".sh", ".bat", ".cmd", ".ps1", ".txt")
 # What a line ends with that goes on: by the file's suffix, else any of them.
 _GOES_ON: Final = {".bat": r"\^", ".cmd": r"\^", ".ps1": "`", ".sh": r"\\"}
-_PROGRAM: Final = re.compile(r"(?:.*[\\/])?([\w-]+)\.py")
+_PROGRAM: Final = re.compile(r"(?:[^=]*[\\/])?([\w-]+)\.py")
 _COMMENT: Final = re.compile(r"\s*(#|::|@?rem\b)", re.IGNORECASE)
 _SET: Final = re.compile(r"""\s*(?:(?:export|set)\s+|\$(?:env:)?)?"?([A-Za-z_]\w*)\s*=\s*(.*)""", re.IGNORECASE)
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}|\$env:(\w+)|\$(\w+)|%(\w+)%|!(\w+)!", re.IGNORECASE)
 # Variables, commands in place of a value, and arguments handed on.
 _UNKNOWN: Final = re.compile(r"\$[\w{(@*]|%\w+%|%\*|!\w+!|^@\w+$")
-_ENDS: Final = re.compile(r"[;&|]{1,2}|\d?>>?.*|<.*")
+_SIGNS: Final = ";&|<>"
 _DRIVE: Final = re.compile(r"(?<!\w)[A-Za-z]:\\")
-_LONGEST: Final = 20_000  # letters of a line with its variables put in
+# Letters of a line, and of a variable that is put in.
+_LONGEST_LINE: Final = 20_000
+_LONGEST_VALUE: Final = 1_000
 # Arguments of `accelerate launch` that decide nothing of the result, or are looked at on their own.
 _LAUNCHER: Final = re.compile(
     r"num_(cpu_threads_per_process|machines|processes)|nproc_per_node|nnodes|gpu_ids|multi_gpu|main_process_.*|machine_rank|same_network"
@@ -67,28 +69,30 @@ def commands(script: Script) -> Iterator[Command]:
     is_windows = suffix in (".bat", ".cmd", ".ps1") or bool(_DRIVE.search(script.text))
     known: dict[str, str] = {}
     for line in re.sub(rf"(?:{marks})[ \t]*\r?\n", " ", script.text).splitlines():
-        if _COMMENT.match(line):
+        if _COMMENT.match(line) or len(line) > _LONGEST_LINE:
             continue
-        whole = _VARIABLE.sub(lambda match: known.get(_named(match), match[0]), line)[:_LONGEST]
-        try:
-            tokens = _split(whole, quotes='"' if suffix in (".bat", ".cmd") else "\"'", is_windows=is_windows)
-        except ValueError:
-            if not re.search(r"\.py\b", whole):
-                continue
-            raise RecipeError("RC003", where=script.path, why=_("A quotation mark is not closed.")) from None
-        if (setting := _SET.fullmatch(whole)) and not any(map(_PROGRAM.fullmatch, tokens)):
-            known[setting[1].casefold()] = setting[2].strip().rstrip(";").strip("\"'")
-        for part in _parts(tokens):
-            if place := next((place for place, token in enumerate(part) if _PROGRAM.fullmatch(token)), None):
-                yield _command(part, place)
+        whole = _VARIABLE.sub(lambda match: known.get(_named(match), match[0]), line)
+        setting = _SET.fullmatch(whole)
+        if ".py" in whole:
+            try:
+                tokens = _split(whole, '"' if suffix in (".bat", ".cmd") else "\"'", is_windows=is_windows)
+            except ValueError:
+                raise RecipeError("RC003", where=script.path, why=_("A quotation mark is not closed.")) from None
+            for part in _parts(tokens):
+                places = [place for place, token in enumerate(part) if _PROGRAM.fullmatch(token)]
+                if places:
+                    setting = None
+                    yield _command(part, places[0])
+        if setting and len(value := setting[2].strip().rstrip(";").strip("\"'")) <= _LONGEST_VALUE:
+            known[setting[1].casefold()] = value
 
 
 def _named(match: re.Match[str]) -> str:
     return str(match[match.lastindex or 0]).casefold()
 
 
-def _split(line: str, *, quotes: str, is_windows: bool) -> list[str]:
-    lexer = shlex.shlex(line, posix=True)
+def _split(line: str, quotes: str, *, is_windows: bool) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=_SIGNS)
     lexer.whitespace_split, lexer.commenters, lexer.quotes = True, "", quotes
     if is_windows:
         lexer.escape = ""
@@ -96,14 +100,15 @@ def _split(line: str, *, quotes: str, is_windows: bool) -> list[str]:
 
 
 def _parts(tokens: Iterable[str]) -> Iterator[list[str]]:
-    """The commands of a line."""
+    """The commands of a line; where their output goes is a part of its own."""
     part: list[str] = []
-    for token in tokens:
-        if _ENDS.fullmatch(token):
-            yield part
+    for word in tokens:
+        if word and not word.strip(_SIGNS):
+            # `2>&1`
+            yield part[:-1] if word == ">&" and part[-1:] in (["1"], ["2"]) else part
             part = []
         else:
-            part.append(token.removesuffix(";"))
+            part.append(word)
     yield part
 
 

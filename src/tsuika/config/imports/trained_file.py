@@ -51,16 +51,21 @@ class TrainedFile:
 
 def is_known(content: Any) -> bool:
     """Whether the header says how it was trained."""
-    return isinstance(content, TrainedFile) and bool({"ss_network_module", _ONETRAINER} & content.metadata.keys())
+    return isinstance(content, TrainedFile) and (
+        "ss_network_module" in content.metadata or _of_onetrainer(content) is not None
+    )
+
+
+def _of_onetrainer(content: TrainedFile) -> dict[str, Any] | None:
+    table = _json(content.metadata.get(_ONETRAINER, ""))
+    # Neither concepts nor prompts lie beside it.
+    return {**table, "concept_file_name": ""} if onetrainer.is_configuration(table) else None
 
 
 def settings(content: TrainedFile, read: Read) -> Imported:
     """What a header says."""
-    if (text := content.metadata.get(_ONETRAINER)) is not None:
-        table = _json(text)
-        if onetrainer.is_configuration(table):
-            # Neither concepts nor prompts lie beside it.
-            return onetrainer.configuration({**table, "concept_file_name": ""}, read)
+    if (table := _of_onetrainer(content)) is not None:
+        return onetrainer.configuration(table, read)
     facts = {name.removeprefix("ss_"): text for name, text in content.metadata.items() if name.startswith("ss_")}
     values: dict[str, Any] = {
         name: _PLAIN.get(text, text) for name, text in facts.items() if not _FACTS.fullmatch(name)
