@@ -94,42 +94,123 @@ def test_batch_files_and_powershell(tmp_path: Path) -> None:
     assert (recipe.base.model, recipe.train.batch_size) == ("base.safetensors", 6)
     assert recipe.method.model_dump()["text_encoder"] is False
     # As one line in a text file, in another shell's words, or inside of another command.
-    for text in (POWERSHELL, "cd x && python train_network.py --network_module networks.lora; echo"):
+    for text in (POWERSHELL, "cd x && python train_network.py --network_module networks.lora --seed 3; echo"):
         assert load(tmp_path, "train.txt", text)[0].method.name == "lora"
+    # As manuals break lines, without a mark.
+    assert (
+        load(tmp_path, "train.txt", "python train_network.py\n    --network_module networks.lora\n  --seed 3")[
+            0
+        ].train.seed
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("train_db.py --learning_rate 1e-6", {"method.name": "dreambooth", "method.text_encoder": True, "method.text_learning_rate": 1e-6}),
+        (
+            "train_db.py --learning_rate 1e-6",
+            {"method.name": "dreambooth", "method.text_encoder": True, "method.text_learning_rate": 1e-6},
+        ),
         ("train_db.py --stop_text_encoder_training=-1", {"method.text_encoder": False}),
-        ("sdxl_train.py --train_text_encoder --learning_rate_te2 1e-7", {"method.text_encoder": True, "method.text_learning_rate_2": 1e-7}),
-        ("fine_tune.py --v2 --v_parameterization", {"base.prediction": "v", "method.text_encoder": False, "train.steps": 1600}),
+        (
+            "sdxl_train.py --train_text_encoder --learning_rate_te2 1e-7",
+            {"method.text_encoder": True, "method.text_learning_rate_2": 1e-7},
+        ),
+        (
+            "fine_tune.py --v2 --v_parameterization",
+            {"base.prediction": "v", "method.text_encoder": False, "train.steps": 1600},
+        ),
         ("train_network.py --clip_skip 2 --network_module networks.lora", {"base.clip_skip": 2}),
-        ("train_network.py --network_module lycoris.kohya --network_args algo=loha", {"method.adapter": "loha", "method.conv": True}),
+        (
+            "train_network.py --network_module lycoris.kohya --network_args algo=loha",
+            {"method.adapter": "loha", "method.conv": True},
+        ),
         ("train_network.py --network_module networks.lora --lr_scheduler polynomial", {"train.schedule": "linear"}),
-        ("train_network.py --network_module networks.lora --lr_scheduler constant_with_warmup --lr_warmup_steps 160", {"train.warmup": 0.1, "train.schedule": "constant"}),
-        ("train_network.py --network_module networks.lora --optimizer_type prodigy", {"train.optimizer": "prodigy", "train.weight_decay": 0}),
+        (
+            "train_network.py --network_module networks.lora --lr_scheduler constant_with_warmup --lr_warmup_steps 160",
+            {"train.warmup": 0.1, "train.schedule": "constant"},
+        ),
+        (
+            "train_network.py --network_module networks.lora --optimizer_type prodigy",
+            {"train.optimizer": "prodigy", "train.weight_decay": 0},
+        ),
         (
             "train_textual_inversion.py --token_string kuma --init_word bear --num_vectors_per_token 4 --use_style_template",
-            {"method.name": "textual-inversion", "data.trigger": "kuma", "method.init": "bear", "method.vectors": 4, "data.template": "style", "train.optimizer": "adamw"},
+            {
+                "method.name": "textual-inversion",
+                "data.trigger": "kuma",
+                "method.init": "bear",
+                "method.vectors": 4,
+                "data.template": "style",
+                "train.optimizer": "adamw",
+            },
         ),
         # diffusers: alpha is the rank; 500 steps of warm-up unless the rate is constant; a step's images.
         (
             "train_text_to_image_lora.py --max_train_steps 1000",
-            {"method.name": "lora", "method.rank": 4, "method.alpha": 0, "train.warmup": 0, "train.batch_size": 16, "train.learning_rate": 1e-4, "data.buckets": False, "data.size_px": 512},
+            {
+                "method.name": "lora",
+                "method.rank": 4,
+                "method.alpha": 0,
+                "train.warmup": 0,
+                "train.batch_size": 16,
+                "train.learning_rate": 1e-4,
+                "data.buckets": False,
+                "data.size_px": 512,
+            },
         ),
-        ("train_text_to_image_lora_sdxl.py --lr_scheduler cosine --max_train_steps 1000", {"train.warmup": 0.5, "data.size_px": 1024}),
-        ("train_text_to_image.py --use_ema --snr_gamma 5 --prediction_type v_prediction", {"method.name": "dreambooth", "train.ema": 0.9999, "train.min_snr_gamma": 5, "base.prediction": "v"}),
-        ("train_dreambooth.py --train_text_encoder --offset_noise", {"train.learning_rate": 5e-6, "method.text_learning_rate": 5e-6, "train.noise_offset": 0.1, "train.batch_size": 4}),
-        ("train_dreambooth_lora_sdxl.py --use_dora --train_text_encoder --optimizer Prodigy --learning_rate 1", {"method.adapter": "dora", "method.text_learning_rate": 5e-6, "train.optimizer": "prodigy", "train.weight_decay": 1e-4}),
-        ("train_dreambooth_lora_sd3.py --seed 0", {"train.timesteps": "logit-normal", "train.learning_rate": 1e-4, "train.seed": 0, "train.weight_decay": 1e-4}),
         (
-            "textual_inversion.py --placeholder_token '<cat-toy>' --initializer_token toy --learnable_property style --num_vectors 2 --scale_lr --gradient_accumulation_steps 4 --train_batch_size 1",
-            {"data.trigger": "<cat-toy>", "method.init": "toy", "method.vectors": 2, "data.template": "style", "train.steps": 5000, "train.learning_rate": 4e-4, "data.repeats": 100, "train.optimizer": "adamw"},
+            "train_text_to_image_lora_sdxl.py --lr_scheduler cosine --max_train_steps 1000",
+            {"train.warmup": 0.5, "data.size_px": 1024},
+        ),
+        (
+            "train_text_to_image.py --use_ema --snr_gamma 5 --prediction_type v_prediction",
+            {"method.name": "dreambooth", "train.ema": 0.9999, "train.min_snr_gamma": 5, "base.prediction": "v"},
+        ),
+        (
+            "train_dreambooth.py --train_text_encoder --offset_noise",
+            {
+                "train.learning_rate": 5e-6,
+                "method.text_learning_rate": 5e-6,
+                "train.noise_offset": 0.1,
+                "train.batch_size": 4,
+            },
+        ),
+        (
+            "train_dreambooth_lora_sdxl.py --use_dora --train_text_encoder --optimizer Prodigy --learning_rate 1",
+            {
+                "method.adapter": "dora",
+                "method.text_learning_rate": 5e-6,
+                "train.optimizer": "prodigy",
+                "train.weight_decay": 1e-4,
+            },
+        ),
+        (
+            "train_dreambooth_lora_sd3.py --seed 0",
+            {
+                "train.timesteps": "logit-normal",
+                "train.learning_rate": 1e-4,
+                "train.seed": 0,
+                "train.weight_decay": 1e-4,
+            },
+        ),
+        (
+            "textual_inversion.py --placeholder_token '<cat-toy>' --initializer_token toy --learnable_property style "
+            "--num_vectors 2 --scale_lr --gradient_accumulation_steps 4 --train_batch_size 1",
+            {
+                "data.trigger": "<cat-toy>",
+                "method.init": "toy",
+                "method.vectors": 2,
+                "data.template": "style",
+                "train.steps": 5000,
+                "train.learning_rate": 4e-4,
+                "data.repeats": 100,
+                "train.optimizer": "adamw",
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_each_script_has_defaults_of_its_own(command: str, expected: dict[str, object], tmp_path: Path) -> None:
     found = load(tmp_path, "train.sh", f"accelerate launch {command}")[0].model_dump()
     for key, value in expected.items():
@@ -140,10 +221,16 @@ def test_each_script_has_defaults_of_its_own(command: str, expected: dict[str, o
 @pytest.mark.parametrize(
     ("command", "lost"),
     [
-        ("train_network.py --lr_scheduler cosine_with_restarts --lr_scheduler_num_cycles 3", "lr_scheduler = cosine_with_restarts"),
+        (
+            "train_network.py --lr_scheduler cosine_with_restarts --lr_scheduler_num_cycles 3",
+            "lr_scheduler = cosine_with_restarts",
+        ),
         ("train_network.py --lr_scheduler cosine_with_min_lr", "lr_scheduler = cosine_with_min_lr"),
         ("train_network.py --network_module networks.oft", "network_module = networks.oft"),
-        ("train_network.py --optimizer_type Lion --debiased_estimation_loss", "optimizer_type = Lion, debiased_estimation_loss = True"),
+        (
+            "train_network.py --optimizer_type Lion --debiased_estimation_loss",
+            "optimizer_type = Lion, debiased_estimation_loss = True",
+        ),
         ("train_network.py --optimizer_type adafactor", "relative_step = True"),
         ("train_network.py --train_data_dir=$1", "train_data_dir = $1"),
         ('train_network.py --network_module networks.lora "$@"', "train_network.py = $@"),
@@ -152,11 +239,17 @@ def test_each_script_has_defaults_of_its_own(command: str, expected: dict[str, o
         ("--use_deepspeed train_network.py --network_module x", "accelerate launch --use_deepspeed = True"),
         ("train_text_to_image_lora.py --dataset_name=lambdalabs/x", "dataset_name = lambdalabs/x"),
         ("train_text_to_image_lora.py", "num_train_epochs = 100"),
-        ("train_dreambooth.py --class_prompt dog --with_prior_preservation --instance_prompt 'sks cat'", "class_prompt = dog"),
+        (
+            "train_dreambooth.py --class_prompt dog --with_prior_preservation --instance_prompt 'sks cat'",
+            "class_prompt = dog",
+        ),
         ("train_dreambooth_sd3.py --weighting_scheme mode --logit_mean 1", "logit_mean = 1, weighting_scheme = mode"),
-        ("train_text_to_image.py --adam_beta2 0.99 --input_perturbation=0.1", "adam_beta2 = 0.99, input_perturbation = 0.1"),
+        (
+            "train_text_to_image.py --adam_beta2 0.99 --input_perturbation=0.1",
+            "adam_beta2 = 0.99, input_perturbation = 0.1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_counterpart_is_named(command: str, lost: str, tmp_path: Path) -> None:
     told = load(tmp_path, "train.sh", f"accelerate launch {command}\n")[1]
     assert all(one in told for one in lost.split(", "))
@@ -188,7 +281,7 @@ def test_a_command_of_diffusers(tmp_path: Path) -> None:
 def test_a_command_with_files_of_settings(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('network_dim = 8\nnetwork_module = "networks.lora"\ndataset_config = "d.toml"\n')
     (tmp_path / "d.toml").write_text("[[datasets]]\nbatch_size = 3\n[[datasets.subsets]]\nimage_dir = 'photos'\n")
-    command = "python sdxl_train_network.py --config_file a --train_data_dir idle --network_dim 2 2>&1 | tee log.txt"
+    command = "python sdxl_train_network.py --config_file a --train_data_dir idle > log.txt --network_dim 2 2>&1 | tee log.txt"
     recipe, _told = load(tmp_path, "train.sh", command)
     assert (recipe.method.model_dump()["rank"], recipe.data.images, recipe.train.batch_size) == (2, "photos", 3)
 

@@ -68,7 +68,9 @@ def commands(script: Script) -> Iterator[Command]:
     marks = _GOES_ON.get(suffix, r"\\|(?<=\s)[\^`]")
     is_windows = suffix in (".bat", ".cmd", ".ps1") or bool(_DRIVE.search(script.text))
     known: dict[str, str] = {}
-    for line in re.sub(rf"(?:{marks})[ \t]*\r?\n", " ", script.text).splitlines():
+    # A line of arguments alone belongs to the command above it, marked or not.
+    joined = re.sub(rf"(?:{marks})[ \t]*\r?\n|\r?\n(?=[ \t]*--[a-z])", " ", script.text)
+    for line in joined.splitlines():
         if _COMMENT.match(line) or len(line) > _LONGEST_LINE:
             continue
         whole = _VARIABLE.sub(lambda match: known.get(_named(match), match[0]), line)
@@ -100,15 +102,22 @@ def _split(line: str, quotes: str, *, is_windows: bool) -> list[str]:
 
 
 def _parts(tokens: Iterable[str]) -> Iterator[list[str]]:
-    """The commands of a line; where their output goes is a part of its own."""
+    """The commands of a line, without the files that they read and write (`> log.txt`, `2>&1`)."""
     part: list[str] = []
+    is_file = False
     for word in tokens:
         if word and not word.strip(_SIGNS):
-            # `2>&1`
-            yield part[:-1] if word == ">&" and part[-1:] in (["1"], ["2"]) else part
-            part = []
-        else:
+            is_file = word[0] in "<>"
+            if not is_file:
+                yield part
+                part = []
+            elif word == ">&" and part[-1:] in (["1"], ["2"]):
+                part.pop()
+        elif not is_file or word.startswith("--"):
             part.append(word)
+            is_file = False
+        else:
+            is_file = False
     yield part
 
 
@@ -117,7 +126,7 @@ def _command(tokens: list[str], place: int) -> Command:
     launcher = _arguments(tokens[:place], taking, "")
     for name, value in launcher.items():
         if not _LAUNCHER.fullmatch(name):
-            taking.lose(f"accelerate launch --{name}", value)
+            taking.lose(f"accelerate launch --{name}", " ".join(value) if isinstance(value, list) else value)
     values = _arguments(tokens[place + 1 :], taking, tokens[place])
     match = _PROGRAM.fullmatch(tokens[place])
     processes = number(launcher.get("num_processes", launcher.get("nproc_per_node", 1)))

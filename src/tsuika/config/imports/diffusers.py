@@ -60,7 +60,7 @@ _NEUTRAL: Final = re.compile(
     r"|checkpoints_total_limit|resume_from_checkpoint|push_to_hub|hub_.*|tracker_project_name|save_(as_full_pipeline|steps)"
     r"|no_safe_serialization|output_kohya_format|upcast_before_saving|cache_latents|pre_compute_text_embeddings|validation_epochs"
     r"|sample_batch_size|prior_generation_precision|validation_scheduler|image_interpolation_mode|debug_loss|(offload|foreach)_ema"
-    r"|image_column|skip_save_text_encoder|with_prior_preservation|(instance|class)_prompt|lr_.*|optimizer|use_8bit_adam"
+    r"|image_column|center_crop|skip_save_text_encoder|with_prior_preservation|(instance|class)_prompt|lr_.*|optimizer|use_8bit_adam"
     r"|adam_weight_decay|adam_epsilon|scale_lr|weighting_scheme|logit_(mean|std)|lora_(layers|blocks)"
 )
 # What all of the scripts do where nothing is said; they draw a square from each image.
@@ -102,9 +102,13 @@ def command(given: Command, _read: Read) -> Imported:
     idle = () if has_class else ("class_data_dir", "prior_loss_weight", "num_class_images")
     # Their steps stand above epochs.
     idle = (*idle, "num_train_epochs") if positive(values.get("max_train_steps")) else idle
+    idle = (*idle, "caption_column") if values.get("caption_column") == "text" else idle
     # Textual Inversion passes its own "no" on to accelerate.
     launched = {"mixed_precision": given.precision} if given.precision and not is_words else {}
     taking.take({**launched, **values}, _RULES, _NEUTRAL, idle)
+    if not flag(values.get("center_crop")):
+        # They cut at random then, and tsuika from the middle.
+        taking.lose("center_crop", "off")
     if "train.steps" not in {**silent, **taking.settings} and "num_train_epochs" not in values:
         taking.lose("num_train_epochs", 1 if is_dreambooth else 100)
     _captions(values, taking, has_class=has_class)

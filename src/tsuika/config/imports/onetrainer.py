@@ -76,6 +76,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "gradient_accumulation_steps": Rule("train.accumulate", positive),
     "clip_grad_norm": Rule("train.clip_norm", number),
     "train_dtype": Rule("train.precision", one_of(_DTYPES)),
+    "unet.gradient_checkpointing": Rule("train.gradient_checkpointing", flag),
     "offset_noise_weight": Rule("train.noise_offset", number),
     "min_noising_strength": Rule("train.min_timestep", _timestep),
     "max_noising_strength": Rule("train.max_timestep", _timestep),
@@ -184,14 +185,17 @@ def concepts(content: Any, _read: Read) -> Imported:
 
 def configuration(content: Tables, read: Read) -> Imported:
     """A configuration, with the concepts that it holds or names."""
-    given = _flat(content)
+    given, taking = _flat(content), Taking()
     values = {**_DEFAULTS, **given}
     if values.get("lora_model_name"):
         # That file has a rank, an alpha and layers.
         values |= {"lora_rank": given.get("lora_rank"), "lora_alpha": given.get("lora_alpha")}
-    taking = Taking()
     method = _METHODS.get(str(values["training_method"]).casefold(), "")
-    network = "transformer" if str(values["model_type"]).startswith("STABLE_DIFFUSION_3") else "unet"
+    is_3, is_xl = (f"STABLE_DIFFUSION_{name}" in str(values["model_type"]) for name in ("3", "XL"))
+    if is_3:
+        values |= {
+            name.replace("transformer.", "unet."): one for name, one in given.items() if name.startswith("transformer.")
+        }
     if not _FAMILY.fullmatch(str(values["model_type"])):
         taking.lose("model_type", values["model_type"])
     if method == "lora" and flag(values.get("lora_decompose")):
@@ -202,14 +206,15 @@ def configuration(content: Tables, read: Read) -> Imported:
         for name in ("decompose_both", "use_tucker", "weight_decompose", "full_matrix"):
             taking.lose(f"lokr_{name}", values.get(f"lokr_{name}"))
     taking.take(values, {**_RULES, **_OF_METHOD.get(method, {})}, _NEUTRAL)
-    if own := positive(values.get(f"{network}.learning_rate")) if method != "textual-inversion" else None:
+    if own := positive(values.get("unet.learning_rate")) if method != "textual-inversion" else None:
         taking.settings["train.learning_rate"] = own
-    taking.settings["train.gradient_checkpointing"] = _checkpoints(values, network)
-    _parts(values, taking, network, method)
+    if (older := values.get("gradient_checkpointing")) is not None:
+        taking.settings["train.gradient_checkpointing"] = flag(older)
+    _parts(values, taking, method, has_two=is_3 or is_xl)
     _rate(values, taking)
     _loss(values, taking)
     if method == "lora" and not values.get("lora_model_name"):
-        _layers(values, taking, has_convolutions=network == "unet")
+        _layers(values, taking, is_3=is_3)
     _images(content, values, read, taking)
     return taking.done(_("a configuration of OneTrainer"), {"data.caption_lines": "alternatives"})
 
@@ -227,19 +232,14 @@ def _flat(content: Tables) -> dict[str, Any]:
     return found
 
 
-def _checkpoints(values: Tables, network: str) -> bool:
-    older = values.get("gradient_checkpointing")
-    return flag(values.get(f"{network}.gradient_checkpointing", True) if older is None else older)
-
-
-def _parts(values: Tables, taking: Taking, network: str, method: str) -> None:
+def _parts(values: Tables, taking: Taking, method: str, *, has_two: bool) -> None:
     """What is trained, and in which precision it is stored."""
-    if not flag(values.get(f"{network}.train", True)) and method != "textual-inversion":
-        taking.lose(f"{network}.train", "no")
-    for name, weights in ((network, method != "dreambooth"), ("text_encoder", True), ("text_encoder_2", True)):
+    if not flag(values.get("unet.train", True)) and method != "textual-inversion":
+        taking.lose("unet.train", "no")
+    for name in (*(() if method == "dreambooth" else ("unet",)), "text_encoder", "text_encoder_2"):
         # Weights that are not trained may be stored in less; quantized they are others.
-        dtype = str(values.get(f"{name}.weight_dtype", "FLOAT_32")).casefold()
-        taking.lose(f"{name}.weight_dtype", dtype if weights and dtype not in (*_DTYPES, "none") else None)
+        dtype = str(values.get(f"{name}.weight_dtype", "NONE")).casefold()
+        taking.lose(f"{name}.weight_dtype", dtype if dtype not in (*_DTYPES, "none") else None)
     for name in ("lora_weight_dtype", "embedding_weight_dtype"):
         taking.lose(name, values[name] if one_of(_DTYPES)(values.get(name, "FLOAT_32")) != "fp32" else None)
     if method == "textual-inversion":
@@ -251,7 +251,6 @@ def _parts(values: Tables, taking: Taking, network: str, method: str) -> None:
         return
     trains_text = flag(values["text_encoder.train"])
     taking.settings["method.text_encoder"] = trains_text
-    has_two = network == "transformer" or "XL" in str(values["model_type"])
     if has_two and flag(values["text_encoder_2.train"]) != trains_text:
         taking.lose("text_encoder_2.train", "yes" if not trains_text else "no")
     if trains_text:
@@ -336,7 +335,7 @@ def _loss(values: Tables, taking: Taking) -> None:
             taking.lose(name, values.get(name))
 
 
-def _layers(values: Tables, taking: Taking, *, has_convolutions: bool) -> None:
+def _layers(values: Tables, taking: Taking, *, is_3: bool) -> None:
     """Layers of the network by parts of their names; of text encoders all are adapted. A preset sets the filter."""
     preset, custom = str(values.get("layer_filter_preset", "full")), str(values.get("layer_filter") or "")
     if preset in _PRESETS:
@@ -352,9 +351,10 @@ def _layers(values: Tables, taking: Taking, *, has_convolutions: bool) -> None:
             taking.lose("layer_filter", custom)
             return
     else:
-        taking.settings["method.targets"] = "attention-ff-conv" if has_convolutions else "attention-ff"
-        # All of its layers, and these are not adapted here.
-        taking.lose("layer_filter_preset", "full (conv_in, conv_out, time_embedding, …)")
+        taking.settings["method.targets"] = "attention-ff" if is_3 else "attention-ff-conv"
+        # All of its layers, and some are not adapted here.
+        others = "x_embedder, norm_out, proj_out" if is_3 else "conv_in, conv_out, time_embedding"
+        taking.lose("layer_filter_preset", f"full ({others}, …)")
         return
     text = "|text.*" if taking.settings.get("method.text_encoder") else ""
     taking.settings["method.targets"] = pattern + text
