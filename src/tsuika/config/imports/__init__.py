@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from tsuika.config.imports import command, diffusers, onetrainer, sd_scripts, trained_file
+from tsuika.config.imports import command, diffusers, onetrainer, onetrainer_concepts, sd_scripts, trained_file
 from tsuika.config.imports.command import Script
 from tsuika.config.imports.taking import Imported, Read
 from tsuika.config.imports.trained_file import TrainedFile
@@ -60,7 +60,7 @@ def _command(content: Script, read: Read) -> Imported:
 PROGRAMS: Final = (
     Program(sd_scripts.is_dataset, sd_scripts.dataset),
     Program(onetrainer.is_configuration, onetrainer.configuration),
-    Program(onetrainer.is_concepts, onetrainer.concepts),
+    Program(onetrainer_concepts.is_concepts, onetrainer_concepts.concepts),
     Program(sd_scripts.is_training, sd_scripts.configuration),
     Program(_is_command, _command),
     Program(trained_file.is_known, trained_file.settings),

@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from pathlib import PureWindowsPath
 from typing import Any, Final
 
+from tsuika.config.imports.onetrainer_concepts import add_to, square
 from tsuika.config.imports.taking import (
     Imported,
     Read,
     Rule,
     Tables,
     Taking,
+    dotted,
     flag,
     number,
     one_of,
     positive,
-    side,
     tables,
     where,
 )
@@ -47,19 +48,9 @@ _OLDER: Final = {
 }
 
 
-def _whole_number(value: Any) -> float | int | None:
-    found = number(value)
-    return found if isinstance(found, int) and found > 0 else None
-
-
 def _timestep(value: Any) -> int | None:
     share = number(value)
     return int(1000 * share) if share is not None and 0 <= share <= 1 else None
-
-
-def _square(value: Any) -> int | None:
-    """Several sizes, `512,768`, are trained in turn here."""
-    return None if "," in str(value) else side(value)
 
 
 _RULES: Final[Mapping[str, Rule]] = {
@@ -68,7 +59,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "vae.model_name": Rule("base.vae"),
     "force_v_prediction": Rule("base.prediction", where("v")),
     "force_epsilon_prediction": Rule("base.prediction", where("epsilon")),
-    "resolution": Rule("data.size_px", _square),
+    "resolution": Rule("data.size_px", square),
     "aspect_ratio_bucketing": Rule("data.buckets", flag),
     "text_encoder.dropout_probability": Rule("data.caption_dropout", number),
     "learning_rate": Rule("train.learning_rate", positive),
@@ -132,32 +123,23 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 # They decide nothing of the result, are of models that tsuika has not, or are looked at on their own.
 _NEUTRAL: Final = re.compile(
-    r"__version|.*\.__version|debug_.*|.*_dir|offline_mode|tensorboard.*|continue_last_backup|prevent_overwrites|include_train_config"
-    r"|multi_gpu|device_indexes|(fused|async)_gradient.*|gradient_reduce_precision|.*async_offloading|output_model_format|concepts|samples"
-    r"|concept_file_name|latent_caching|clear_cache.*|learning_rate(_scheduler|_warmup_steps|_cycles|_scaler)|ema(_.*)?|dataloader_threads"
-    r"|(train|temp)_device|fallback_train_dtype|enable_autocast_cache|only_cache|frames|attention_mechanism|(mse|mae|vb_loss)_strength"
-    r"|huber_delta|loss_weight_(fn|strength)|loss_scaler|timestep_(distribution|shift)|noising_(weight|bias)|rescale_noise.*"
-    r"|(unet|transformer|text_encoder(_2)?)\.(train|learning_rate|gradient_checkpointing)|(text_encoder(_2)?|vae)\.weight_dtype"
-    r"|.*\.(offload_fraction|activation_offloading|include|train_embedding|attention_mask|guidance_scale|stop_training_after.*)"
-    r"|(prior|transformer|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder.*)\..*|text_encoder(_2)?\..*"
-    r"|text_encoder_([34]_|2_)?(sequence_length|layer_skip)|vae\..*|quantization\..*|secrets.*|cloud\..*|sample(_.*)?|samples_to.*|non_ema.*"
-    r"|backup_.*|rolling_.*|save_.*|optimizer_defaults.*|optimizer\..*|lora_(weight_dtype|decompose.*|rank|alpha|model_name)|(oft|lokr)_.*"
-    r"|bundle_additional.*|layer_filter.*|embedding.*|scheduler_params|custom_learning_rate_scheduler|masked_training|unmasked_.*"
-    r"|normalize_masked_area_loss|masked_prior.*|unet\.(model_name|dropout_probability|weight_dtype)|peft_type|dropout_probability"
-    r"|gradient_checkpointing|layer_offload_fraction|enable_activation_offloading|weight_dtype|model_type|validat.*|tensorboard"
-    r"|additional_embeddings"
-)
-_CONCEPT: Final[Mapping[str, Rule]] = {
-    "path": Rule("data.images"),
-    "loss_weight": Rule("data.weight", number),
-    "image.enable_random_flip": Rule("data.flip", flag),
-    "text.enable_tag_shuffling": Rule("data.shuffle_tags", flag),
-    "image_variations": Rule("data.variants", positive),
-}
-_CONCEPT_NEUTRAL: Final = re.compile(
-    r"(.*\.)?__version|name|seed|enabled|type|include_subdirectories|text_variations|balancing(_strategy)?|repeats|concept_stats.*"
-    r"|validation_concept|image\.(random_.*_max_.*|resolution_override|enable_resolution_override|enable_random_rotate)"
-    r"|text\.(prompt_(source|path)|tag_delimiter|keep_tags_count|tag_dropout_.+(?<!_enable)|caps_randomize_(?!enable).*)"
+    # Of the machine, of files beside the result, of what is shown meanwhile, and of networks that tsuika has not.
+    r"(.*\.)?__version|(debug|tensorboard|dataloader|backup|rolling|save|sample|validate)_.*|.*_dir|(cloud|secrets|quantization)\..*"
+    r"|(prior|transformer|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*)\..*|optimizer(_defaults)?\..*"
+    r"|tensorboard|validation|offline_mode|continue_last_backup|prevent_overwrites|include_train_config|multi_gpu|device_indexes"
+    r"|(fused|async)_gradient.*|gradient_reduce_precision|(enable_)?async_offloading|(train|temp)_device|fallback_train_dtype|only_cache"
+    r"|enable_autocast_cache|enable_activation_offloading|layer_offload_fraction|attention_mechanism|latent_caching|clear_cache.*|frames"
+    r"|output_model_format|samples(_to_tensorboard)?|non_ema_sampling|scheduler_params|custom_learning_rate_scheduler"
+    r"|bundle_additional_embeddings|text_encoder_[34]_layer_skip|text_encoder(_2)?_sequence_length|optimizer_defaults"
+    r"|(unet|text_encoder(_2)?|vae)\.(offload_fraction|activation_offloading|include|train_embedding|attention_mask|guidance_scale)"
+    # Looked at on their own.
+    r"|(unet|text_encoder(_2)?|vae)\.(train|learning_rate|weight_dtype|gradient_checkpointing|stop_training_after.*|model_name)"
+    r"|weight_dtype|(lora|embedding)_weight_dtype|gradient_checkpointing|model_type|concepts|concept_file_name|loss_scaler|huber_delta"
+    r"|learning_rate(_scheduler|_warmup_steps|_cycles|_scaler)|ema(_decay|_update_step_interval)?|(mse|mae|vb_loss)_strength"
+    r"|loss_weight_(fn|strength)|min_snr_gamma|timestep_(distribution|shift)|noising_(weight|bias)|rescale_noise.*|text_encoder_layer_skip"
+    r"|masked_training|unmasked_.*|normalize_masked_area_loss|masked_prior_preservation_weight|layer_filter.*|additional_embeddings"
+    r"|(oft|lokr)_.*|lora_(rank|alpha|model_name|decompose.*)|peft_type|dropout_probability|embedding\..*|embedding_learning_rate"
+    r"|preserve_embedding_norm"
 )
 _PRESETS: Final[Mapping[str, str]] = {
     "attn-mlp": r"unet\..*attentions.*",
@@ -169,18 +151,6 @@ _PRESETS: Final[Mapping[str, str]] = {
 def is_configuration(content: Any) -> bool:
     """Whether it is a configuration or a preset."""
     return isinstance(content, Mapping) and {"training_method", "model_type"} <= content.keys()
-
-
-def is_concepts(content: Any) -> bool:
-    """Whether it is a file of concepts."""
-    return bool(tables(content)) and all("path" in one and ("text" in one or "image" in one) for one in tables(content))
-
-
-def concepts(content: Any, _read: Read) -> Imported:
-    """The folders of images."""
-    taking = Taking()
-    _add_concepts(content, taking)
-    return taking.done(_("concepts of OneTrainer"), {})
 
 
 def configuration(content: Tables, read: Read) -> Imported:
@@ -220,22 +190,22 @@ def configuration(content: Tables, read: Read) -> Imported:
 
 
 def _flat(content: Tables) -> dict[str, Any]:
-    """Tables inside of tables as dotted names, today's for older ones."""
+    """Tables inside of tables as dotted names, and today's names for older ones."""
     found: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": one for key, one in value.items()}
-        elif name.startswith("optimizer_") and name != "optimizer_defaults":
-            found[f"optimizer.{name.removeprefix('optimizer_')}"] = value
-        else:
-            found[_OLDER.get(name, name)] = value
+    for name, value in dotted(content).items():
+        older = re.sub("^optimizer_(?!defaults)", "optimizer.", name)
+        found[_OLDER.get(older, older)] = value
     return found
 
 
 def _parts(values: Tables, taking: Taking, method: str, *, has_two: bool) -> None:
     """What is trained, and in which precision it is stored."""
+    trains_text = method in ("lora", "dreambooth") and flag(values["text_encoder.train"])
     if not flag(values.get("unet.train", True)) and method != "textual-inversion":
         taking.lose("unet.train", "no")
+    for name in ("unet", *(("text_encoder",) if trains_text else ())):
+        if (unit := str(values.get(f"{name}.stop_training_after_unit", "NEVER"))) != "NEVER":
+            taking.lose(f"{name}.stop_training_after", f"{values.get(f'{name}.stop_training_after')} {unit}")
     for name in (*(() if method == "dreambooth" else ("unet",)), "text_encoder", "text_encoder_2"):
         # Weights that are not trained may be stored in less; quantized they are others.
         dtype = str(values.get(f"{name}.weight_dtype", "NONE")).casefold()
@@ -249,7 +219,6 @@ def _parts(values: Tables, taking: Taking, method: str, *, has_two: bool) -> Non
     taking.lose("additional_embeddings", len(tables(values.get("additional_embeddings"))))
     if method not in ("lora", "dreambooth"):
         return
-    trains_text = flag(values["text_encoder.train"])
     taking.settings["method.text_encoder"] = trains_text
     if has_two and flag(values["text_encoder_2.train"]) != trains_text:
         taking.lose("text_encoder_2.train", "yes" if not trains_text else "no")
@@ -258,9 +227,6 @@ def _parts(values: Tables, taking: Taking, method: str, *, has_two: bool) -> Non
         first, second = (rate or positive(values["learning_rate"]) or 0.0 for rate in rates)
         taking.settings["method.text_learning_rate"] = first
         taking.settings |= {"method.text_learning_rate_2": second} if second != first else {}
-        unit = str(values["text_encoder.stop_training_after_unit"])
-        after = f"{values['text_encoder.stop_training_after']} {unit}" if unit != "NEVER" else None
-        taking.lose("text_encoder.stop_training_after", after)
 
 
 def _rate(values: Tables, taking: Taking) -> None:
@@ -363,11 +329,11 @@ def _layers(values: Tables, taking: Taking, *, is_3: bool) -> None:
 def _images(content: Tables, values: Tables, read: Read, taking: Taking) -> None:
     """Concepts and prompts, in the file or beside it."""
     if tables(content.get("concepts")):
-        _add_concepts(content["concepts"], taking)
+        add_to(content["concepts"], taking)
     elif name := str(values.get("concept_file_name") or ""):
         # OneTrainer's own folder, where it lies, is not the file's.
         try:
-            _add_concepts(read(name), taking)
+            add_to(read(name), taking)
         except RecipeError:
             taking.lose("concept_file_name", name)
     prompts = [one for one in tables(content.get("samples")) if flag(one.get("enabled", True)) and one.get("prompt")]
@@ -375,7 +341,7 @@ def _images(content: Tables, values: Tables, read: Read, taking: Taking) -> None
         taking.settings["preview.prompts"] = [*map(_prompt, prompts)]
     else:
         taking.lose("sample_definition_file_name", values.get("sample_definition_file_name"))
-    if (every := _whole_number(values.get("sample_after"))) and values.get("sample_after_unit") == "STEP":
+    if (every := positive(values.get("sample_after"))) and values.get("sample_after_unit") == "STEP":
         taking.settings["preview.every"] = every
 
 
@@ -384,47 +350,3 @@ def _prompt(sample: Tables) -> str:
     options = {"n": "negative_prompt", "w": "width", "h": "height", "s": "diffusion_steps", "l": "cfg_scale"}
     options |= {} if flag(sample.get("random_seed")) else {"d": "seed"}
     return " ".join([str(sample["prompt"]), *(f"--{o} {sample[key]}" for o, key in options.items() if sample.get(key))])
-
-
-def _add_concepts(content: Any, taking: Taking) -> None:
-    """A set for every folder that is trained on."""
-    used: list[Tables] = []
-    for place, concept in enumerate(one for one in tables(content) if flag(one.get("enabled", True))):
-        values = _flat(concept)
-        kind = str(values.get("type", "VALIDATION" if flag(values.get("validation_concept")) else "STANDARD"))
-        name = f"concepts[{place}]"
-        if kind != "STANDARD":
-            taking.lose(f"{name}.type", f"{kind} ({values.get('path')})")
-            continue
-        own = Taking()
-        own.take(values, _CONCEPT, _CONCEPT_NEUTRAL)
-        _concept(values, own)
-        used.append(own.settings)
-        taking.lost += [f"{name}.{lost}" for lost in own.lost]
-    taking.divide(used)
-
-
-def _concept(values: Tables, own: Taking) -> None:
-    """What means something only beside something else."""
-    amount = values.get("balancing", values.get("repeats", 1))
-    strategy = str(values.get("balancing_strategy", "REPEATS"))
-    if strategy == "REPEATS" and _whole_number(amount):
-        own.settings["data.repeats"] = _whole_number(amount)
-    else:
-        own.lose("balancing", f"{amount} {strategy}")
-    source = values.get("text.prompt_source", "sample")
-    own.lose(
-        "text.prompt_source", f"{source} {values.get('text.prompt_path') or ''}".strip() if source != "sample" else None
-    )
-    if flag(values.get("text.enable_tag_shuffling")):
-        own.settings["data.keep_tokens"] = number(values.get("text.keep_tags_count", 1))
-        own.lose(
-            "text.tag_delimiter",
-            values.get("text.tag_delimiter") if values.get("text.tag_delimiter", ",") != "," else None,
-        )
-    if flag(values.get("image.enable_random_rotate")):
-        own.settings["data.rotate_deg"] = number(values.get("image.random_rotate_max_angle"))
-    if flag(values.get("image.enable_resolution_override")):
-        override = values.get("image.resolution_override")
-        own.settings |= {"data.size_px": size} if (size := _square(override)) else {}
-        own.lose("image.resolution_override", None if _square(override) else override)

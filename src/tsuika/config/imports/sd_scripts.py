@@ -113,6 +113,15 @@ _WORDS: Final[Mapping[str, Rule]] = {
     "use_object_template": Rule("data.template", where("object")),
     "use_style_template": Rule("data.template", where("style")),
 }
+_SPREAD: Final = Rule("train.timesteps", one_of({"uniform": "uniform", "logit_normal": "logit-normal"}))
+# Of SD3 alone, and what they are where nothing is said.
+_OF_FLOWS: Final = {
+    "logit_mean": 0,
+    "logit_std": 1,
+    "mode_scale": 1.29,
+    "training_shift": 1,
+    "weighting_scheme": "uniform",
+}
 # What the scripts do where nothing is said.
 _DATA: Final[Mapping[str, Any]] = {
     "data.caption_lines": "first",
@@ -236,7 +245,8 @@ def training(
     taking = Taking(lost=[*command.lost] if command else [])
     usual: dict[str, Any] = {**silent, **_DATA} if silent else {}
     is_xl = script.startswith("sdxl") or flag(values.get("sdxl"))
-    is_later = is_xl or script.startswith("sd3") or flag(values.get("v2")) or flag(values.get("sd3_checkbox"))
+    is_3 = script.startswith("sd3") or flag(values.get("sd3_checkbox"))
+    is_later = is_xl or is_3 or flag(values.get("v2"))
     words = dict(pairs(values.get("network_args")))
     rules, method, trains_text = {**_RULES, **_TEXT, **({} if is_later else _SKIP)}, "dreambooth", False
     if values.get("token_string") or "textual_inversion" in script:
@@ -252,9 +262,13 @@ def training(
     elif script == "train_db" or flag(values.get("train_text_encoder")):
         trains_text = (number(values.get("stop_text_encoder_training")) or 0) >= 0
         taking.settings["method.text_encoder"] = trains_text
-        taking.lose("stop_text_encoder_training", values.get("stop_text_encoder_training") if trains_text else None)
     taking.settings["method.name"] = method
-    idle = {*_without_effect(values), *({"clip_skip"} if is_xl else ())}
+    if (number(values.get("stop_text_encoder_training")) or 0) > 0:
+        taking.lose("stop_text_encoder_training", values["stop_text_encoder_training"])
+    idle = {*_without_effect(values, is_3=is_3), *({"clip_skip"} if is_xl else ())}
+    if is_3:
+        rules["weighting_scheme"] = _SPREAD
+        usual |= {"train.timesteps": "uniform"} if silent else {}
     # The UNet's own rate stands above the common one.
     taking.take({name: values[name] for name in sorted(values, key="unet_lr".__eq__)}, rules, _NEUTRAL, idle)
     if silent and trains_text:
@@ -295,7 +309,7 @@ def _start(values: Tables) -> Any:
     return values.get("network_weights") or values.get("lora_network_weights")
 
 
-def _without_effect(values: Tables) -> Iterator[str]:
+def _without_effect(values: Tables, *, is_3: bool) -> Iterator[str]:
     """Settings that another makes idle; kohya_ss writes many such into every file."""
     if str(values.get("loss_type")) not in ("huber", "smooth_l1"):
         yield from ("huber_schedule", "huber_c", "huber_scale")
@@ -308,6 +322,9 @@ def _without_effect(values: Tables) -> Iterator[str]:
         yield from ("train_data_dir", "reg_data_dir", "in_json")
     if positive(values.get("max_train_epochs")):
         yield "max_train_steps"
+    # kohya_ss writes SD3's for all models.
+    yield from () if is_3 else _OF_FLOWS
+    yield from (name for name, usual in _OF_FLOWS.items() if number(values.get(name)) == usual)
     if flag(values.get("dim_from_weights")):
         yield from ("network_dim", "network_alpha")
 
@@ -327,26 +344,28 @@ def _adapter(values: Tables, words: Mapping[str, str], taking: Taking) -> dict[s
         taking.lose("algo", algo)
     if flag(words.get("dora_wd", values.get("dora_wd", ""))) and "method.adapter" not in found:
         found["method.adapter"] = "dora"
-    found |= _convolutions(values, words, has_conv=bool(found.get("method.conv")))
+    found |= _convolutions(values, words, taking, has_conv=bool(found.get("method.conv")))
     if ratio := positive(words.get("loraplus_lr_ratio")):
         found["method.lora_plus_ratio"] = ratio
     if len(rates := _both(values.get("text_encoder_lr"))) == 2:
         found["method.text_learning_rate_2"] = number(rates[1]) or 0.0
-    known = ["algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio"]
-    if words.get("preset") == "attn-mlp":
-        found["method.conv"] = False
-        known.append("preset")
+    known = ("algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio", "preset")
     for name, value in words.items():
         if name not in known:
             taking.lose(name, value)
     return found
 
 
-def _convolutions(values: Tables, words: Mapping[str, str], *, has_conv: bool) -> dict[str, Any]:
+def _convolutions(values: Tables, words: Mapping[str, str], taking: Taking, *, has_conv: bool) -> dict[str, Any]:
     """3x3 convolutions: kohya's LoRA has them with a rank of their own, whose alpha is 1; LyCORIS always, as all others."""
     is_lycoris = "lycoris" in f"{values.get('network_module')} {values.get('LoRA_type')}".casefold()
     rank = positive(words.get("conv_dim", values.get("conv_dim") if has_conv else None))
-    if not rank or words.get("preset") == "attn-mlp":
+    preset = str(words.get("preset") or (values.get("LyCORIS_preset") if is_lycoris else "") or "full")
+    if preset not in ("full", "attn-mlp"):
+        taking.lose("preset", preset)
+    if preset == "attn-mlp":
+        return {"method.conv": False}
+    if not rank:
         return {}
     found: dict[str, Any] = {"method.conv": True, "method.conv_rank": rank}
     of_all = number(values.get("network_alpha", 1)) or number(values.get("network_dim")) or 4

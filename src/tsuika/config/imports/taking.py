@@ -87,6 +87,14 @@ def tables(value: Any) -> list[Tables]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
+def dotted(content: Tables) -> dict[str, Any]:
+    """Tables inside of a table as dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
+
+
 def pairs(arguments: Any) -> Iterator[tuple[str, str]]:
     """`["a=1", "b=2"]`, or as one text."""
     listed = arguments.split() if isinstance(arguments, str) else arguments if isinstance(arguments, list) else []
