@@ -85,7 +85,7 @@ class Recipe(Section):
 
         Args:
             method: `lora`, `textual-inversion`, `dreambooth`, `hypernetwork`, or the address of one from outside.
-            file: a recipe in TOML.
+            file: a recipe in TOML, or another program's settings (`imports`).
             settings: by dotted key: `{"method.rank": 8}`.
             flags: by the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.
 

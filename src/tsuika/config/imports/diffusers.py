@@ -61,7 +61,7 @@ _NEUTRAL: Final = re.compile(
     r"|no_safe_serialization|output_kohya_format|upcast_before_saving|cache_latents|pre_compute_text_embeddings|validation_epochs"
     r"|sample_batch_size|prior_generation_precision|validation_scheduler|image_interpolation_mode|debug_loss|(offload|foreach)_ema"
     r"|image_column|center_crop|skip_save_text_encoder|with_prior_preservation|(instance|class)_prompt|lr_.*|optimizer|use_8bit_adam"
-    r"|adam_weight_decay|adam_epsilon|scale_lr|weighting_scheme|logit_(mean|std)|lora_(layers|blocks)"
+    r"|adam_weight_decay|scale_lr|weighting_scheme|logit_(mean|std)|lora_(layers|blocks)"
 )
 # What all of the scripts do where nothing is said; they draw a square from each image.
 _ALL: Final[Mapping[str, Any]] = {
@@ -76,6 +76,8 @@ _ALL: Final[Mapping[str, Any]] = {
     "train.schedule": "constant",
 }
 _WARMUP: Final = 500
+# As they are here anyway.
+_USUAL: Final = {"caption_column": ("text",), "adam_epsilon": ("1e-8", "1e-08"), "adam_beta1": ("0.9",)}
 _OF_WORDS: Final = {"data.template": "object", "data.repeats": 100, "train.steps": 5000, "train.precision": "fp32"}
 
 
@@ -99,10 +101,10 @@ def command(given: Command, _read: Read) -> Imported:
         silent |= {"method.rank": 4, "method.alpha": 0.0}
         _targets(values, taking, is_3=is_3)
     has_class = flag(values.get("with_prior_preservation"))
-    idle = () if has_class else ("class_data_dir", "prior_loss_weight", "num_class_images")
+    idle: tuple[str, ...] = () if has_class else ("class_data_dir", "prior_loss_weight", "num_class_images")
     # Their steps stand above epochs.
     idle = (*idle, "num_train_epochs") if positive(values.get("max_train_steps")) else idle
-    idle = (*idle, "caption_column") if values.get("caption_column") == "text" else idle
+    idle += tuple(name for name, usual in _USUAL.items() if str(values.get(name)) in usual)
     # Textual Inversion passes its own "no" on to accelerate.
     launched = {"mixed_precision": given.precision} if given.precision and not is_words else {}
     taking.take({**launched, **values}, _RULES, _NEUTRAL, idle)

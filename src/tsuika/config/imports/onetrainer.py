@@ -175,12 +175,16 @@ def configuration(content: Tables, read: Read) -> Imported:
         values["lora_rank"] = values.get("lokr_dim", values["lora_rank"])
         for name in ("decompose_both", "use_tucker", "weight_decompose", "full_matrix"):
             taking.lose(f"lokr_{name}", values.get(f"lokr_{name}"))
+        factor = values.get("lokr_decompose_factor", -1)
+        taking.lose("lokr_decompose_factor", factor if number(factor) != -1 else None)
     taking.take(values, {**_RULES, **_OF_METHOD.get(method, {})}, _NEUTRAL)
     if own := positive(values.get("unet.learning_rate")) if method != "textual-inversion" else None:
         taking.settings["train.learning_rate"] = own
     if (older := values.get("gradient_checkpointing")) is not None:
         taking.settings["train.gradient_checkpointing"] = flag(older)
     _parts(values, taking, method, has_two=is_3 or is_xl)
+    if is_3 and taking.settings.get("method.text_encoder") and flag(values.get("text_encoder_3.train", True)):
+        taking.lose("text_encoder_3.train", "yes")
     _rate(values, taking)
     _loss(values, taking)
     if method == "lora" and not values.get("lora_model_name"):
