@@ -3,12 +3,14 @@ github.com/kohya-ss/sd-scripts, github.com/huggingface/diffusers (`examples/`)."
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from tsuika import config
+from tsuika.config.imports.taking import Taking
 from tsuika.core.errors import RecipeError
 
 KOHYA = r"""#!/bin/bash
@@ -66,7 +68,10 @@ def test_a_shell_script_of_sd_scripts(tmp_path: Path) -> None:
     assert (recipe.base.model, recipe.data.images, recipe.data.size_px) == ("base.safetensors", "my images/bear", 640)
     assert (method["rank"], method["conv"], method["conv_rank"], method["text_encoder"]) == (8, True, 4, True)
     # Alpha is 1 where nothing is said, and that of 3x3 convolutions is another.
-    assert method["alpha"] == 1 and method["alpha_pattern"][0].endswith("=2")
+    pattern, _equals, alpha = method["alpha_pattern"][0].rpartition("=")
+    ends = ("resnets.0.conv1", "downsamplers.0.conv", "resnets.0.conv_shortcut", "resnets.0.time_emb_proj")
+    fits = [bool(re.fullmatch(rf"(?:.*\.)?(?:{pattern})", f"unet.down_blocks.0.{end}")) for end in ends]
+    assert (method["alpha"], alpha, fits) == (1, "2", [True, True, False, False])
     assert (train.learning_rate, method["text_learning_rate"]) == (2e-4, 5e-5)
     # One restart is none; a share is a share; accelerate's precision is overruled by the script's "no".
     assert (train.schedule, train.warmup, train.precision, train.min_snr_gamma) == ("cosine", 0.1, "fp32", 5)
@@ -81,6 +86,33 @@ def test_a_shell_script_of_sd_scripts(tmp_path: Path) -> None:
     ):
         assert lost in told
     assert "betas = 0.9,0.99" in told and "network_dim = 1" not in told
+
+
+def test_schedules_of_the_same_shape() -> None:
+    """By diffusers' own: one restart is a cosine, a polynomial of the first power a line (that ends at 1e-7)."""
+    import torch
+    from diffusers.optimization import get_scheduler
+
+    def rates(name: str) -> list[float]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=40, num_cycles=1)
+        found = []
+        for _step in range(40):
+            found.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    for there, here in (("cosine_with_restarts", "cosine"), ("polynomial", "linear")):
+        taking = Taking()
+        taking.schedule("lr_scheduler", there)
+        assert taking.settings["train.schedule"] == here
+        assert rates(there) == pytest.approx(rates(here) if here == "linear" else _cosine(), abs=1e-6)
+
+
+def _cosine() -> list[float]:
+    """After 5 steps of warm-up of 40."""
+    return [1e-2 * (n / 5 if n < 5 else 0.5 * (1 + math.cos(math.pi * (n - 5) / 35))) for n in range(40)]
 
 
 def test_batch_files_and_powershell(tmp_path: Path) -> None:

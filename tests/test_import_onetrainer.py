@@ -116,6 +116,8 @@ def test_a_preset_means_what_it_means_there(tmp_path: Path) -> None:
         ),
         ({"force_v_prediction": True}, {"base.prediction": "v", "base.zero_terminal_snr": "auto"}),
         ({"text_encoder_layer_skip": 1, "model_type": "STABLE_DIFFUSION_15"}, {"base.clip_skip": 2}),
+        # Nothing there is no clipping.
+        ({"clip_grad_norm": None}, {"train.clip_norm": 0}),
         ({"masked_training": True, "unmasked_weight": 0.2}, {"data.masks": "auto", "data.mask_outside": 0.2}),
         ({"resolution": "512x768"}, {"data.size_px": 640}),
         ({"lora_decompose": True, "peft_type": "LORA"}, {"method.adapter": "dora"}),
@@ -173,6 +175,8 @@ def test_numbers_stay_what_they_are(changed: dict[str, Any], expected: dict[str,
         ({"loss_weight_fn": "DEBIASED_ESTIMATION"}, "loss_weight_fn = DEBIASED_ESTIMATION"),
         ({"mae_strength": 1.0, "mse_strength": 0.0}, "mse_strength = 0.0"),
         ({"huber_strength": 0.5}, "huber_strength = 0.5"),
+        ({"training_method": "FINE_TUNE"}, "layer_filter_preset = attn-mlp"),
+        ({"multi_gpu": True}, "multi_gpu = True"),
         ({"timestep_distribution": "SIGMOID", "noising_weight": 7.7}, "timestep_distribution = SIGMOID 7.7"),
         ({"timestep_shift": 3.0}, "timestep_shift = 3.0"),
         # Two sizes, not a width and a height.

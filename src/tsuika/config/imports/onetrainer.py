@@ -126,7 +126,7 @@ _NEUTRAL: Final = re.compile(
     # Of the machine, of files beside the result, of what is shown meanwhile, and of networks that tsuika has not.
     r"(.*\.)?__version|(debug|tensorboard|dataloader|backup|rolling|save|sample|validate)_.*|.*_dir|(cloud|secrets|quantization)\..*"
     r"|(prior|transformer|unconditional_transformer|text_encoder_[34]|effnet_encoder|decoder\w*)\..*|optimizer(_defaults)?\..*"
-    r"|tensorboard|validation|offline_mode|continue_last_backup|prevent_overwrites|include_train_config|multi_gpu|device_indexes"
+    r"|tensorboard|validation|offline_mode|continue_last_backup|prevent_overwrites|include_train_config|device_indexes"
     r"|(fused|async)_gradient.*|gradient_reduce_precision|(enable_)?async_offloading|(train|temp)_device|fallback_train_dtype|only_cache"
     r"|enable_autocast_cache|enable_activation_offloading|layer_offload_fraction|attention_mechanism|latent_caching|clear_cache.*|frames"
     r"|output_model_format|samples(_to_tensorboard)?|non_ema_sampling|scheduler_params|custom_learning_rate_scheduler"
@@ -187,8 +187,8 @@ def configuration(content: Tables, read: Read) -> Imported:
         taking.lose("text_encoder_3.train", "yes")
     _rate(values, taking)
     _loss(values, taking)
-    if method == "lora" and not values.get("lora_model_name"):
-        _layers(values, taking, is_3=is_3)
+    if not values.get("lora_model_name"):
+        _layers(values, taking, method, is_3=is_3)
     _images(content, values, read, taking)
     return taking.done(_("a configuration of OneTrainer"), {"data.caption_lines": "alternatives"})
 
@@ -264,6 +264,8 @@ def _rate(values: Tables, taking: Taking) -> None:
         if scaler.removeprefix("GLOBAL_") in (kind, "BOTH") and (count := number(settings.get(key, 1))) and count > 0:
             for rate in ("train.learning_rate", "method.text_learning_rate", "method.text_learning_rate_2"):
                 taking.scale(rate, count**0.5, {})
+    if values.get("clip_grad_norm", 1) is None:
+        settings["train.clip_norm"] = 0.0
     taking.lose("loss_scaler", values.get("loss_scaler") if values.get("loss_scaler") != "NONE" else None)
     decayed, interval = number(values["ema_decay"]), number(values["ema_update_step_interval"])
     settings["train.ema"] = 0.0
@@ -305,9 +307,13 @@ def _loss(values: Tables, taking: Taking) -> None:
             taking.lose(name, values.get(name))
 
 
-def _layers(values: Tables, taking: Taking, *, is_3: bool) -> None:
+def _layers(values: Tables, taking: Taking, method: str, *, is_3: bool) -> None:
     """Layers of the network by parts of their names; of text encoders all are adapted. A preset sets the filter."""
-    preset, custom = str(values.get("layer_filter_preset", "full")), str(values.get("layer_filter") or "")
+    custom = str(values.get("layer_filter") or "")
+    preset = str(values.get("layer_filter_preset", "custom" if custom else "full"))
+    if method != "lora":
+        taking.lose("layer_filter_preset", preset if preset != "full" else None)
+        return
     if preset in _PRESETS:
         pattern = _PRESETS[preset]
     elif preset != "full" and custom.strip():
