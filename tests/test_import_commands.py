@@ -154,6 +154,12 @@ def test_batch_files_and_powershell(tmp_path: Path) -> None:
             {"base.prediction": "v", "method.text_encoder": False, "train.steps": 1600},
         ),
         ("train_network.py --clip_skip 2 --network_module networks.lora", {"base.clip_skip": 2}),
+        ("sd3_train_network.py --weighting_scheme logit_normal", {"train.timesteps": "logit-normal"}),
+        ("sd3_train_network.py --logit_std 1", {"train.timesteps": "uniform"}),
+        (
+            "train_network.py --network_module lycoris.kohya --network_args preset=attn-mlp conv_dim=4",
+            {"method.conv": False},
+        ),
         (
             "train_network.py --network_module lycoris.kohya --network_args algo=loha",
             {"method.adapter": "loha", "method.conv": True},
@@ -259,6 +265,11 @@ def test_each_script_has_defaults_of_its_own(command: str, expected: dict[str, o
         ),
         ("train_network.py --lr_scheduler cosine_with_min_lr", "lr_scheduler = cosine_with_min_lr"),
         ("train_network.py --network_module networks.oft", "network_module = networks.oft"),
+        (
+            "sd3_train_network.py --text_encoder_lr 1e-5 2e-5 3e-5 --weighting_scheme mode",
+            "['3e-5'], weighting_scheme = mode",
+        ),
+        ("train_network.py --network_module lycoris.kohya --network_args preset=ia3", "preset = ia3"),
         (
             "train_network.py --optimizer_type Lion --debiased_estimation_loss",
             "optimizer_type = Lion, debiased_estimation_loss = True",

@@ -347,8 +347,10 @@ def _adapter(values: Tables, words: Mapping[str, str], taking: Taking) -> dict[s
     found |= _convolutions(values, words, taking, has_conv=bool(found.get("method.conv")))
     if ratio := positive(words.get("loraplus_lr_ratio")):
         found["method.lora_plus_ratio"] = ratio
-    if len(rates := _both(values.get("text_encoder_lr"))) == 2:
+    if len(rates := _both(values.get("text_encoder_lr"))) > 1:
         found["method.text_learning_rate_2"] = number(rates[1]) or 0.0
+        # SD3's third is T5, which is not trained.
+        taking.lose("text_encoder_lr", rates[2:])
     known = ("algo", "conv_dim", "dora_wd", "conv_alpha", "loraplus_lr_ratio", "preset")
     for name, value in words.items():
         if name not in known:
