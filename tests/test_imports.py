@@ -157,7 +157,7 @@ def test_nothing_unknown_is_silent(name: str, text: str, tmp_path: Path) -> None
     assert "surprise = 3" in remark(config.load(tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "nul\x00", "/", "..", "*", "~"])
+@pytest.mark.parametrize("name", ["a" * 5000, "nul\x00", "/", "..", "*", "~", "/dev/zero"])
 def test_names_of_files_that_are_none(name: str, tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps({"LoRA_type": "Standard", "dataset_config": name}))
     with pytest.raises(RecipeError, match="RC003"):

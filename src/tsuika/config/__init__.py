@@ -238,9 +238,11 @@ def _read(path: Path) -> tuple[dict[str, Any], tuple[Warned, ...]]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """Where a file lies that another one names: beside it, above it, or where its name says."""
-    places = (folder / name for folder in path.absolute().parents)
-    return Path(next((place for place in places if os.path.isfile(place)), name))  # noqa: PTH113 - it raises nothing
+    """Where a file lies that another one names: beside it, above it, or where its name says; no device. Raises RecipeError: RC003."""
+    for place in (*(folder / name for folder in path.absolute().parents), Path(name)):
+        if os.path.isfile(place):  # noqa: PTH113 - it raises nothing
+            return place
+    raise RecipeError("RC003", where=name, why=_("There is no such file, or it cannot be opened."))
 
 
 def _parsed(path: Path) -> Any:
