@@ -92,7 +92,8 @@ def test_a_dataset_and_a_training_configuration(tmp_path: Path) -> None:
     }
     assert (recipe.base.model, recipe.output.name, recipe.output.dtype) == ("base.safetensors", "kuma", "fp32")
     told = remark(recipe)
-    for lost in ("clip_skip = 2", "rank_dropout = 0.1", "betas", "color_aug", "sd-scripts"):
+    assert recipe.base.clip_skip == 2
+    for lost in ("rank_dropout = 0.1", "betas", "color_aug", "sd-scripts"):
         assert lost in told
     for neutral in ("output_dir", "caption_extension", "v2", "enable_wildcard"):
         assert neutral not in told
@@ -137,6 +138,43 @@ def test_each_method(table: dict[str, Any], expected: dict[str, Any], tmp_path: 
     assert {key: method[key] for key in expected} == expected
     assert recipe.train.warmup == 0.1 and recipe.data.size_px == 512
     assert "kohya_ss" in remark(recipe) and "epoch = 8" in remark(recipe) and "color_aug" not in remark(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", 'network_module = "networks.lora"\nsurprise = 3'),
+        ("a.toml", "[[datasets]]\nsurprise = 3\n[[datasets.subsets]]\nimage_dir = 'x'"),
+        ("a.json", '{"LoRA_type": "Standard", "surprise": 3}'),
+        ("a.json", '{"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15", "surprise": 3}'),
+        ("a.json", '[{"path": "x", "text": {"surprise": 3}}]'),
+        ("a.sh", "python train_network.py --surprise 3"),
+        ("a.txt", "python train_dreambooth.py --surprise 3"),
+    ],
+)
+def test_nothing_unknown_is_silent(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert "surprise = 3" in remark(config.load(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "nul\x00", "/", "..", "*", "~", "/dev/zero"])
+def test_names_of_files_that_are_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps({"LoRA_type": "Standard", "dataset_config": name}))
+    with pytest.raises(RecipeError, match="RC003"):
+        config.load(tmp_path / "train.json")
+
+
+def test_where_kohya_is_silent_its_own_defaults_hold(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text('network_module = "networks.lora"\nlearning_rate = 1e-4\nunet_lr = 2e-4\n')
+    recipe = config.load(tmp_path / "train.toml")
+    data, train, method = recipe.data, recipe.train, recipe.method.model_dump()
+    assert (method["rank"], method["alpha"], method["text_encoder"]) == (4, 1, True)
+    assert (train.learning_rate, method["text_learning_rate"]) == (2e-4, 1e-4)
+    assert (train.steps, train.batch_size, train.schedule, train.warmup) == (1600, 1, "constant", 0)
+    assert (train.min_snr_gamma, train.ema, train.weight_decay, train.precision) == (0, 0, 0.01, "fp32")
+    assert (data.caption_dropout, data.keep_tokens, data.buckets, data.caption_lines) == (0, 0, False, "first")
+    # Those are none of the file.s own.
+    assert "; 5 settings come from it" in remark(recipe)
 
 
 def test_what_is_no_settings_is_refused(tmp_path: Path) -> None:

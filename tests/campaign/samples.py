@@ -314,6 +314,32 @@ class Samples:
             "additional_parameters": "",
         }
         (folder / "gui.json").write_text(json.dumps(gui), encoding="utf-8")
+        one_trainer = {
+            "training_method": "LORA",
+            "model_type": "STABLE_DIFFUSION_15",
+            "concepts": [{"path": "images", "balancing": 2.0, "image": {}, "text": {"prompt_source": "sample"}}],
+            "unet": {"learning_rate": 1e-4, "train": True},
+            "optimizer": {"optimizer": "ADAMW", "weight_decay": 0.01},
+            "ema": "GPU",
+            "ema_decay": 0.99,
+            "learning_rate_scaler": "BOTH",
+            "layer_filter_preset": "attn-mlp",
+            "samples": [{"prompt": "a cat", "seed": 3}],
+        }
+        (folder / "onetrainer.json").write_text(json.dumps(one_trainer), encoding="utf-8")
+        (folder / "train.sh").write_text(
+            "export OUT=out\naccelerate launch --num_processes 2 train_network.py \\\n"
+            '  --network_module networks.lora --network_dim=8 --output_dir "$OUT/x" --resolution=512,512 \\\n'
+            '  --network_args "conv_dim=4" --learning_rate 1e-4 --max_train_steps 300 --lr_warmup_steps 30 --lr_scheduler=cosine\n',
+            encoding="utf-8",
+        )
+        header = {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_network_args": '{"conv_dim": "4"}'}
+        header |= {
+            "ss_optimizer": "torch.optim.adamw.AdamW(weight_decay=0.1,betas=(0.9, 0.99))",
+            "ss_resolution": "(512, 512)",
+        }
+        header |= {"ss_max_train_steps": "300", "ss_datasets": '[{"subsets": [{"num_repeats": 2}]}]'}
+        save_file({"lora_unet_a.alpha": torch.ones(1)}, folder / "lora.safetensors", header)
         words = [
             (
                 "train",

@@ -37,7 +37,9 @@ Trigger = Annotated[str, typer.Option("--trigger", help=_("Trigger word."))]
 ClassWord = Annotated[
     str, typer.Option("--class-word", help=_("Class word, what kind of thing it is: dog, character, style."))
 ]
-RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help=_("Recipe file (TOML)."))]
+RecipeFile = Annotated[
+    Optional[Path], typer.Option("--recipe", help=_("Recipe file (TOML), or settings of another program."))
+]
 Set = Annotated[Optional[list[str]], typer.Option("--set", help=_("Any setting as key=value (see: tsuika settings)."))]
 Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import BaseModel, PrivateAttr, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 
 from tsuika.config import imports
+from tsuika.core import safetensors
 from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned, note
 from tsuika.core.section import Help, Section, help_of, reason
@@ -83,7 +85,7 @@ class Recipe(Section):
 
         Args:
             method: `lora`, `textual-inversion`, `dreambooth`, `hypernetwork`, or the address of one from outside.
-            file: a recipe in TOML.
+            file: a recipe in TOML, or another program's settings (`imports`).
             settings: by dotted key: `{"method.rank": 8}`.
             flags: by the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.
 
@@ -222,32 +224,42 @@ def read_tables(path: Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
-def _read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], tuple[Warned, ...]]:
-    """Tables, and remarks where they were another program's; `follow`: with the file that it names for the images."""
-    tables = _parsed(path)
-    if (importer := imports.find(tables)) is None:
-        if path.suffix.lower() == ".json":
-            raise RecipeError("RC003", where=path, why=_("It is JSON of no program that is known here."))
-        return tables, ()
-    found = importer(tables)
+def _read(path: Path) -> tuple[dict[str, Any], tuple[Warned, ...]]:
+    """Tables, and remarks where they were another program's."""
+    content = _parsed(path)
+    if (importer := imports.find(content)) is None:
+        if isinstance(content, dict) and path.suffix.lower() != ".json":
+            return content, ()
+        raise RecipeError("RC003", where=path, why=imports.why_unknown(content))
+    found = importer(content, lambda name: _parsed(_beside(path, name)))
     about = {"file": path.name, "kind": found.kind, "count": len(found.settings)}
     remark = note("RC041", **about, names=listed(found.lost)) if found.lost else note("RC040", **about)
-    imported = override({}, found.settings)
-    if not found.dataset or not follow:
-        return imported, (remark,)
-    beside = path.parent / found.dataset
-    tables, remarks = _read(beside if beside.is_file() else Path(found.dataset), follow=False)
-    dotted = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
-    return override(imported, dotted), (remark, *remarks)
+    return override({}, {**found.silent, **found.settings}), (remark,)
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _beside(path: Path, name: str) -> Path:
+    """Where a file lies that another one names: beside it, above it, or where its name says; no device. Raises RecipeError: RC003."""
+    for place in (*(folder / name for folder in path.absolute().parents), Path(name)):
+        if os.path.isfile(place):  # noqa: PTH113 - it raises nothing
+            return place
+    raise RecipeError("RC003", where=name, why=_("There is no such file, or it cannot be opened."))
+
+
+def _parsed(path: Path) -> Any:
+    """What a file holds: tables, or what `imports` knows besides."""
+    suffix = path.suffix.lower()
     try:
+        if suffix in imports.TENSORS:
+            header = safetensors.read_header(path)
+            return imports.TrainedFile(header.metadata, frozenset(header.shapes))
         text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if path.suffix.lower() == ".json" else tomlkit.parse(text).unwrap()
+        script = imports.Script(path, text)
+        if suffix in imports.SCRIPTS and (suffix != ".txt" or imports.find(script)):
+            return script
+        found = json.loads(text) if suffix == ".json" else tomlkit.parse(text).unwrap()
         # A hexadecimal number may be so long that it can be neither shown nor used; Python says so here.
         str(found)
-        return found if isinstance(found, dict) else {}
+        return found
     except OSError:
         why = _("There is no such file, or it cannot be opened.")
     except UnicodeDecodeError:

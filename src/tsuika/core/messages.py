@@ -148,8 +148,8 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "Wait until it is done, or end it. Nothing was changed.",
         ),
         "RC028": ("This cannot be the name of a file or folder", "{why}", "Choose another name."),
-        "RC040": ("{file} is {kind}; {count} of its settings are taken over",),
-        "RC041": ("{file} is {kind}; {count} of its settings are taken over", "Without a counterpart: {names}."),
+        "RC040": ("{file} is {kind}; {count} settings come from it",),
+        "RC041": ("{file} is {kind}; {count} settings come from it", "Without a counterpart: {names}."),
         "RC042": ("{method} has no setting `{key}`", "It is a setting of {owners}.", "Its own settings: {names}"),
         "DS001": ("The image folder does not exist", "No folder of this name was found.", "Check its path."),
         "DS002": (
