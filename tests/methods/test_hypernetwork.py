@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import CROSS_NAMES, bits, outputs, shallow
+from tiny_models import CROSS_NAMES, bits, outputs, shallow, tiny
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Activation, count_params
 from tsuika.families import FAMILIES, StableDiffusion
@@ -27,7 +27,7 @@ DEEP = Hypernetwork(sizes="all", layer_structure=(1, 2, 4, 2, 1), activation="sw
 @cache
 def shared(family: str) -> Any:
     """One model a family; every test gives it back as it was."""
-    return shallow(family)
+    return tiny(family)
 
 
 def attach(model: Any, config: Hypernetwork, seed: int = 0, *, trained: bool = False) -> Any:

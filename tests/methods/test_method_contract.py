@@ -313,20 +313,23 @@ def test_it_learns(method: str, family: str) -> None:
     wanted = said().detach()
     teacher.detach()
     learner, rate = attach(model, method), min(1e-2, SETTINGS[method]["train"]["learning_rate"])
-    before, after = _fit(learner, lambda: (said() - wanted).pow(2).mean(), 25, rate)
-    assert after < before / 2
+    losses = list(_fit(learner, lambda: (said() - wanted).pow(2).mean(), 25, rate))
+    assert losses[-1] < losses[0] / 2
 
 
-def _fit(attachment: Attachment, loss: Callable[[], Tensor], steps: int, rate: float) -> tuple[float, float]:
+def _fit(attachment: Attachment, loss: Callable[[], Tensor], steps: int, rate: float) -> Iterator[float]:
+    """The losses, until one is below half of the first."""
     params = [param for group in attachment.param_groups() for param in group.params]
-    optimizer, losses = torch.optim.Adam(params, rate), []
+    optimizer, first = torch.optim.Adam(params, rate), None
     for _ in range(steps):
         optimizer.zero_grad()
         value = loss()
+        yield (now := float(value.detach()))
+        first = first or now
+        if now < first / 2:
+            return
         torch.autograd.backward(value)
         optimizer.step()
-        losses.append(float(value.detach()))
-    return losses[0], min(losses)
 
 
 @pytest.mark.parametrize(("method", "family"), sorted(REFUSED))
