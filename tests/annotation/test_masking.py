@@ -11,10 +11,10 @@ from PIL import Image
 
 import tsuika
 from tiny_models import write_tokenizer
+from tsuika.annotation.segmenter import load
 from tsuika.core.errors import TsuikaError
 from tsuika.core.sections import Data
 from tsuika.data.scan import scan
-from tsuika.masking import load
 
 CPU = torch.device("cpu")
 
