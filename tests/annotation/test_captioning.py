@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captioners import ROWS, blip, tagger
+from annotators import ROWS, blip, contents, tagger
 from PIL import Image
 
 import tsuika
@@ -28,6 +28,11 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tagger(tmp_path_factory.mktemp("model") / "tagger")
 
 
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return blip(tmp_path_factory.mktemp("model") / "blip")
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Blue, green (with a caption) and red, one that is no image, in two folders."""
@@ -39,10 +44,6 @@ def images(tmp_path: Path) -> Path:
     Image.new("RGB", (32, 32), RED).save(folder / "inner" / "red.png")
     (folder / "broken.png").write_bytes(b"no image at all")
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
 def after(result: tsuika.Captioned) -> dict[str, str]:
@@ -111,9 +112,9 @@ def test_tags_are_excluded_however_they_are_written(written: str, tags: Path) ->
 
 
 @pytest.mark.parametrize("given", [{"threshold": 0.35}, {"character_threshold": 0.5}, {"exclude": ["cat"]}])
-def test_what_only_a_tagger_has_is_refused_with_a_captioner(given: dict, images: Path, tmp_path: Path) -> None:
+def test_what_only_a_tagger_has_is_refused_with_a_captioner(given: dict, images: Path, captioner: Path) -> None:
     with pytest.raises(TsuikaError) as error:
-        _ = tsuika.caption(images, model=str(blip(tmp_path / "blip")), **given).result
+        _ = tsuika.caption(images, model=str(captioner), **given).result
     assert (error.value.code, error.value.exit_status) == ("CP006", 2)
     assert f"--{next(iter(given)).replace('_', '-')}:" in str(error.value)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import outputs, picture_batch, shallow
+from tiny_models import outputs, picture_batch, shallow, tiny
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
@@ -99,7 +99,8 @@ Keys = tuple[tuple[str, Any], ...]
 @cache
 def attached(method: str, family: str, keys: Keys) -> tuple[Any, Attachment, dict[str, Tensor], Tensor]:
     """A model, what is attached to it, how that begins, and what the model then says: the base, for any method."""
-    model = shallow(family)
+    # Where few of a whole model's weights come back to the base, more than a shallow one has are to be counted.
+    model = (tiny if method == "dreambooth" else shallow)(family)
     attachment = attach(model, recipe(method, {}, **dict(keys)))
     start = {name: value.clone() for name, value in attachment.tensors().items()}
     return model, attachment, start, outputs(model, ASKED)
