@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from functools import cache
@@ -59,6 +60,22 @@ def arguments(base: Path, pictures: Path, out: Path, name: str = "lora", **more:
 def environment(folder: Path) -> dict[str, str]:
     """One thread, no network, a cache of its own."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+def program(*words: str) -> int:
+    """The program in this process: its exit status."""
+    from tsuika.cli import screen
+    from tsuika.cli.main import app
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        screen.run(app, ["--lang", "en", *words])
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
 
 
 @cache

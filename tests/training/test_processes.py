@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import PROGRAM, arguments, environment, hashes, make_place, rows
+from runs import arguments, environment, hashes, make_place, program, rows
 
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
@@ -41,37 +41,35 @@ PATIENCE_S = 120  # on a busy machine
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     base, pictures = make_place(tmp_path)
-    processes = {}
-    for name, program in (("one", PROGRAM), ("two", LAUNCH)):
-        words = arguments(
-            base,
-            pictures,
-            tmp_path / name,
-            train={"steps": 4, "batch_size": 4, "accumulate": 2},
-            method={"text_encoder": True},
-            preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
-        )
-        processes[name] = subprocess.Popen(
-            [*program, *words, "--json"],
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-    results = {}
-    for name, process in processes.items():
-        out, told = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, told
-        results[name] = json.loads(out)  # one object: the second process says nothing
+    more = {
+        "train": {"steps": 4, "batch_size": 4, "accumulate": 2},
+        "method": {"text_encoder": True},
+        "preview": {"num": 1, "steps": 1, "prompts": ["a cat"]},
+    }
+    ours, theirs = ([*arguments(base, pictures, tmp_path / name, **more), "--json"] for name in ("one", "two"))
+    launched = subprocess.Popen(
+        [*LAUNCH, *theirs],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert program(*ours) == 0
+    out, told = launched.communicate(timeout=PATIENCE_S)
+    assert launched.returncode == 0, told
+    # One object: the second process says nothing.
+    assert json.loads(out)["steps_done"] == json.loads(capsys.readouterr().out)["steps_done"] == 4
     one, two = ([row["loss"] for row in rows(tmp_path / name, "Stepped")] for name in ("one", "two"))
     assert len(one) == 4
     assert two == pytest.approx(one, rel=1e-5)
     assert len(rows(tmp_path / "two", "Started")) == 1
     assert hashes(tmp_path / "two").keys() == hashes(tmp_path / "one").keys()
-    assert results["one"]["steps_done"] == results["two"]["steps_done"] == 4
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
