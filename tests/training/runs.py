@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -86,14 +87,16 @@ def _forks() -> Any:
     return forks
 
 
-def begin(place: Path, told: Path, *words: str, slow_saves: bool = False) -> BaseProcess:
+def begin(place: Path, told: Path, *words: str, slow_saves: bool = False, **surroundings: str) -> BaseProcess:
     """The program in a process of its own, which signals can hit; what it says goes into a file."""
-    process: BaseProcess = _forks().Process(target=_program, args=(place, told, words, slow_saves))
+    process: BaseProcess = _forks().Process(target=_program, args=(place, told, words, slow_saves, surroundings))
     process.start()
     return process
 
 
-def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) -> None:
+def _program(
+    place: Path, told: Path, words: tuple[str, ...], slow_saves: bool, surroundings: Mapping[str, str]
+) -> None:
     import torch
 
     from tsuika.cli.main import main
@@ -102,7 +105,7 @@ def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) 
     with told.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    os.environ.update(environment(place))
+    os.environ.update(environment(place) | surroundings)
     os.chdir(place)
     torch.set_num_threads(1)
     if slow_saves:  # so slow in flushing a state that a kill can hit it there
