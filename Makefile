@@ -26,8 +26,9 @@ demo: setup
 	$(BIN)/tsuika demo --out runs/demo
 
 # One process a core with one thread each: threads of several processes on the same cores wait for one another.
+# Compiled modules are kept whatever the surroundings say: each process, and each program that a test starts, would compile all.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not browser"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["COLUMNS"] = "300"
@@ -31,3 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def no_language_of_an_earlier_test() -> None:
     """The command line keeps its language for the process; here a process runs many."""
     language.use(None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_old_is_swept() -> None:
+    """Every training ends in a sweep of memory; half a million things of imported libraries need not be looked at then."""
+    gc.collect()
+    gc.freeze()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika.api import previews as api
 from tsuika.api.previews import lines as preview_lines
 from tsuika.api.previews import with_file
@@ -90,7 +90,7 @@ def test_previews_are_drawn_as_their_lines_say(tmp_path: Path, monkeypatch: pyte
     recipe, samples = Recipe.of("lora", settings=keys), RunDir(tmp_path)
     samples.samples.mkdir()
     caption = Sample(Path("a.png"), "a.png", "a zuzu", 8, 8, 1, "")
-    model = tiny("sd1")
+    model = shallow("sd1")
     prepared = SimpleNamespace(recipe=recipe, model=model, folder=samples, manifest=Manifest((caption,)))
     events = list(api.draw(prepared, 3))  # type: ignore[arg-type]
     most = max(5.0, api.defaults_of(model).cfg)

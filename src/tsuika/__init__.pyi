@@ -1,7 +1,9 @@
 from .api.advising import Advised as Advised
 from .api.advising import advise as advise
-from .api.captioning import Captioned as Captioned
-from .api.captioning import caption as caption
+from .api.annotation import Captioned as Captioned
+from .api.annotation import Masked as Masked
+from .api.annotation import caption as caption
+from .api.annotation import mask as mask
 from .api.checking import check as check
 from .api.checking import clean as clean
 from .api.checking import contact_sheet as contact_sheet
@@ -18,8 +20,6 @@ from .api.files import FileInfo as FileInfo
 from .api.files import inspect as inspect
 from .api.machine import MachineInfo as MachineInfo
 from .api.machine import doctor as doctor
-from .api.masking import Masked as Masked
-from .api.masking import mask as mask
 from .api.merging import extract as extract
 from .api.merging import merge as merge
 from .api.merging import resize as resize

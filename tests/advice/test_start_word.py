@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika.advice import start_word
 from tsuika.advice.start_word import StartWord, choose
 from tsuika.core.events import drained
@@ -28,7 +28,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, losses: Mapping[str, float], wobble:
     monkeypatch.setattr(
         start_word, "candidates", lambda _model, _draws, word: [word, *(w for w in losses if w != word)]
     )
-    return drained(choose(tiny("sd1"), IMAGES, "dog"))
+    return drained(choose(shallow("sd1"), IMAGES, "dog"))
 
 
 def test_the_word_with_the_lowest_loss_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_the_class_word_stays_where_no_other_is_surely_better(monkeypatch: pytes
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_candidates_are_known_words_and_the_model_is_as_it_was(family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     before = {name: value.clone() for name, value in model.unet.state_dict().items()}
     found = drained(choose(model, IMAGES, "dog"))
     assert found.tried > 1 and model.words == {}

@@ -170,12 +170,12 @@ def test_a_run_step_by_step(tmp_path: Path) -> None:
     assert (pixels(cells[1].path) == pixels(cells[2].path)).all()
     assert (pixels(cells[0].path) != pixels(cells[1].path)).any()
 
-    for steps in ("5", "5,last"):
-        for by in ({"x": f"step={steps}", "y": "strength:run=0.5"}, {"x": "strength:run=0.5", "y": f"step={steps}"}):
-            whole = replace(A_CAT, lora=(str(run.artifacts / "run.safetensors"),))
-            events = list(tsuika.grid(whole, tmp_path / f"{by['x']} {steps}", **by))
-            first = next(event for event in events if isinstance(event, CellDrawn) and event.place == (0, 0))
-            assert (pixels(first.path) == pixels(five["pictures"][0])).all()
+    for steps, x, y in (("5", "step", "strength:run"), ("5,last", "strength:run", "step")):
+        values = {"step": steps, "strength:run": "0.5"}
+        whole = replace(A_CAT, lora=(str(run.artifacts / "run.safetensors"),))
+        events = list(tsuika.grid(whole, tmp_path / steps, x=f"{x}={values[x]}", y=f"{y}={values[y]}"))
+        first = next(event for event in events if isinstance(event, CellDrawn) and event.place == (0, 0))
+        assert (pixels(first.path) == pixels(five["pictures"][0])).all()
 
     (run.checkpoints / "step-000005" / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(FormatError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika import formats
 from tsuika.api.states import Files
 from tsuika.core.rundir import RunDir
@@ -22,7 +22,7 @@ def test_it_is_what_was_written(tmp_path: Path, adapter: str) -> None:
     """Also where a model's own parameter has another shape than the file has."""
     run = RunDir(tmp_path / "run").create()
     attachment = METHODS["lora"].attach(
-        tiny("sd1"), Lora(rank=2, conv=True, adapter=adapter), torch.Generator().manual_seed(0)
+        shallow("sd1"), Lora(rank=2, conv=True, adapter=adapter), torch.Generator().manual_seed(0)
     )
     for tensor in attachment.tensors().values():
         tensor.add_(torch.rand(tensor.shape, generator=torch.Generator().manual_seed(1)))

@@ -33,6 +33,11 @@ def outputs(model: Model) -> list[torch.Tensor]:
     return [value for value in found if value is not None]
 
 
+@pytest.fixture(scope="session")
+def said(tiny: StableDiffusion) -> list[torch.Tensor]:
+    return outputs(tiny)
+
+
 def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
@@ -71,41 +76,47 @@ def test_shapes_and_ranges(tiny: StableDiffusion) -> None:
     assert tiny.denoise(latents, torch.tensor([1, 999]), cond).shape == latents.shape
 
 
-def test_the_seed_decides_every_weight(kind: Family, tiny: StableDiffusion, words: Path) -> None:
+def test_the_seed_decides_every_weight(kind: Family, said: list[torch.Tensor], words: Path) -> None:
     before = torch.random.get_rng_state()
-    assert_same(outputs(tiny), outputs(kind.tiny(3, words)))
-    assert not torch.equal(outputs(tiny)[0], outputs(kind.tiny(4, words))[0])
+    assert_same(said, outputs(kind.tiny(3, words)))
+    assert not torch.equal(said[0], outputs(kind.tiny(4, words))[0])
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("old_style", [True, False])
-def test_a_folder_comes_back_the_same(tiny: StableDiffusion, tmp_path: Path, old_style: bool) -> None:
+def test_a_folder_comes_back_the_same(
+    tiny: StableDiffusion, said: list[torch.Tensor], tmp_path: Path, old_style: bool
+) -> None:
     folder = write_folder(tiny, tmp_path / "model", old_style=old_style)
     found = peek(folder)
     assert (found.facts, found.prediction, found.kind) == (tiny.facts, tiny.prediction, "folder")
     again = load(str(folder), device=CPU, dtype=torch.float32)
-    assert_same(outputs(tiny), outputs(again))
+    assert_same(said, outputs(again))
     assert again.scheduler_config == tiny.scheduler_config
     assert again.native_size_px == tiny.native_size_px
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_a_single_file_comes_back_the_same(tiny: StableDiffusion, words: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_single_file_comes_back_the_same(
+    tiny: StableDiffusion, said: list[torch.Tensor], words: Path, tmp_path: Path, suffix: str
+) -> None:
     path = write_single(tiny, tmp_path / f"model{suffix}")
     found = peek(path)
     assert (found.facts, found.kind) == (tiny.facts, "single-file")
     again = open_again(path, words, tiny)
-    assert_same(outputs(tiny), outputs(again))
+    assert_same(said, outputs(again))
     assert again.sha256 is not None
     assert len(again.sha256) == 64
 
 
-def test_half_precision_computes_in_half_and_answers_in_full(tiny: StableDiffusion, tmp_path: Path) -> None:
+def test_half_precision_computes_in_half_and_answers_in_full(
+    tiny: StableDiffusion, said: list[torch.Tensor], tmp_path: Path
+) -> None:
     folder = write_folder(tiny, tmp_path / "model", old_style=True)
     half = load(str(folder), device=CPU, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert next(half.vae.parameters()).dtype == torch.float32
-    for a, b in zip(outputs(tiny), outputs(half), strict=True):
+    for a, b in zip(said, outputs(half), strict=True):
         torch.testing.assert_close(a, b.float(), rtol=0.1, atol=0.1)
     cond = half.encode_text(PROMPTS)
     assert (

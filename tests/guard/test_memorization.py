@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Conditioning, Model, Prediction
@@ -86,7 +86,7 @@ def attach(model: Model) -> Attachment:
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_at_the_bases_weights_nothing_leaks_and_what_was_learnt_shows(family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     attachment = attach(model)
     train, few = subjects(2), {"controls": ("a cat",), "seeds": 2}
     first = measure_memorization(model, attachment, train, **few)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import FAMILY_NAMES, bits, tiny
+from tiny_models import FAMILY_NAMES, bits, shallow
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, Model
@@ -58,7 +58,7 @@ def move(attachment: Attachment, by: float, seed: int = 1) -> None:
 
 def test_drift_is_a_share_of_what_lies_between_two_prompts_in_the_base() -> None:
     """By the definition, from the model's own answers at the probe's draws; two prompts that say the same lie nowhere."""
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     attachment.set_strength(1)
     prompts = ("a photo of a dog", "a city at night")
@@ -91,7 +91,7 @@ def test_drift_is_a_share_of_what_lies_between_two_prompts_in_the_base() -> None
     ("method", "family"), [*((method, "sd1") for method in METHODS), *(("lora", name) for name in FAMILY_NAMES[1:])]
 )
 def test_every_method_is_zero_at_the_base_and_moves_with_its_weights(method: str, family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     attachment = attach(model, method)
     channels = model.facts.latent_channels
     probed = subjects(2, channels=channels), subjects(2, 10, channels=channels)
@@ -119,7 +119,7 @@ def test_the_same_state_in_a_fresh_process_gives_the_same_bits(method: str) -> N
     readings = []
     for _ in range(2):
         torch.manual_seed(len(readings))  # global random state has no part in it
-        model = tiny("sd1")
+        model = shallow("sd1")
         attachment = attach(model, method)
         probe = Probe(model, attachment, subjects(2, sizes=(8, 16)), subjects(2, 10), controls=("a cat", "a dog"))
         move(attachment, 0.05)
@@ -130,7 +130,7 @@ def test_the_same_state_in_a_fresh_process_gives_the_same_bits(method: str) -> N
 def test_a_probe_built_late_is_the_probe_built_early() -> None:
     """As on resume: the base is measured with the trained weights there, at strength 0."""
     for method in METHODS:
-        model = tiny("sd1")
+        model = shallow("sd1")
         attachment = attach(model, method)
         early = Probe(model, attachment, subjects(1), subjects(1, 10), controls=("a cat",))
         move(attachment, 0.1)
@@ -143,7 +143,7 @@ def test_a_probe_built_late_is_the_probe_built_early() -> None:
 @pytest.mark.parametrize(("family", "masked"), [("sd1", False), ("sd2", False), ("sd1", True)])
 def test_numbers_are_those_of_the_definition(family: str, masked: bool) -> None:
     """Loss of one draw after another, computed from the formulas of the forward process."""
-    model = tiny(family)
+    model = shallow(family)
     attachment = attach(model, "lora")
     mask_1HW = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(7)) if masked else None
     subject, whole = replace(subjects(1)[0], mask_1HW=mask_1HW), subjects(1, 20)
@@ -172,7 +172,7 @@ def test_numbers_are_those_of_the_definition(family: str, masked: bool) -> None:
 
 
 def test_noise_belongs_to_the_content_and_not_to_the_place() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     some = subjects(4)
     forward = Probe(model, attachment, some, [], controls=(), chunk=8)
@@ -184,7 +184,7 @@ def test_noise_belongs_to_the_content_and_not_to_the_place() -> None:
 
 
 def test_the_size_of_a_chunk_changes_only_the_last_bits() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     whole, small = (Probe(model, attachment, subjects(3), [], controls=(), chunk=n) for n in (64, 5))
     move(attachment, 0.3)
@@ -193,7 +193,7 @@ def test_the_size_of_a_chunk_changes_only_the_last_bits() -> None:
 
 def test_training_on_the_held_out_pictures_shows() -> None:
     """A model that is moved towards a picture's own answers gets better on it."""
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     subject = subjects(1)[0]
     probe = Probe(model, attachment, [subject], [], controls=())
@@ -215,7 +215,7 @@ def test_training_on_the_held_out_pictures_shows() -> None:
 
 
 def test_what_is_not_asked_for_is_not_measured() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     probe = Probe(model, attachment, subjects(1), subjects(1, 5))
     assert probe.draws == 8 + 8 + 8 + 1
@@ -228,7 +228,7 @@ def test_what_is_not_asked_for_is_not_measured() -> None:
 
 
 def test_a_broken_model_gives_a_reading_that_is_not_finite() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     probe = Probe(model, attachment, subjects(1), [], controls=())
     attachment.load({name: torch.full_like(value, math.nan) for name, value in attachment.tensors().items()})
@@ -241,7 +241,7 @@ def test_prompts_that_name_the_class_are_no_controls() -> None:
 
 
 def test_some_timesteps_of_each_image_are_those_of_its_place() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = attach(model, "lora")
     whole, some = (
         Probe(model, attachment, subjects(5), subjects(2, 10), controls=(), draws=draws, first=first)

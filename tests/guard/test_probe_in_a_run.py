@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tiny_models import picture_batch, tiny
+from tiny_models import picture_batch, shallow
 from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.guard.probe import Probe, ProbedImage
@@ -28,7 +28,7 @@ METHOD: dict[str, dict[str, Any]] = {
 def start(method: str, optimizer: str = "adamw", ema: float = 0.9) -> Fit:
     train = {"steps": 4, "batch_size": 2, "precision": "fp32", "device": "cpu", "learning_rate": 1e-2, "ema": ema}
     recipe = config.build({"method": {"name": method, **METHOD[method]}, "train": {**train, "optimizer": optimizer}})
-    model: Any = tiny("sd1")
+    model: Any = shallow("sd1")
     attachment = METHODS[method].attach(model, recipe.method, generator(0, "init"))
     source = conditioner(model, attachment, lambda _: (64, 64))
     captions = ("a zuzu cat", "zuzu")

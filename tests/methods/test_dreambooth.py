@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
+from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, shallow
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import ModelError
@@ -63,7 +63,7 @@ def copies(attachment: Attachment) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_everything_trains_that_should_and_nothing_else(family: str, text_encoder: bool) -> None:
-    model = tiny(family)
+    model = shallow(family)
     before, silent = parameters(model), outputs(model)
     what = recipe(text_encoder=text_encoder, steps=1)
     training = start(what, model)
@@ -89,7 +89,7 @@ def test_everything_trains_that_should_and_nothing_else(family: str, text_encode
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_strength_goes_from_the_base_to_what_was_trained(family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     base, plain = bits(model), outputs(model)
     attachment = shaken(model, text_encoder=True)
     trained = bits(model)
@@ -105,7 +105,7 @@ def test_strength_goes_from_the_base_to_what_was_trained(family: str) -> None:
 @pytest.mark.parametrize(("under", "lora_goes_first"), [(True, True), (True, False), (False, False)])
 def test_adapters_come_and_go_in_any_order(under: bool, lora_goes_first: bool) -> None:
     """A LoRA attached before (`under`) or after, and taken off first or last."""
-    model = tiny("sd1")
+    model = shallow("sd1")
     before, names, plain = parameters(model), model_tensors(model).keys(), outputs(model)
     whole = None if under else shaken(model)
     adapter = lora.attach(model, Lora(rank=2), generator(0, "init"))
@@ -132,7 +132,7 @@ def test_adapters_come_and_go_in_any_order(under: bool, lora_goes_first: bool) -
 
 
 def test_a_bf16_base_learns_in_fp32_masters_and_computes_without_autocast() -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     for part in (model.unet, *model.text_encoders.values()):
         part.to(torch.bfloat16)
     plain = outputs(model)
@@ -148,18 +148,18 @@ def test_a_bf16_base_learns_in_fp32_masters_and_computes_without_autocast() -> N
 @pytest.mark.parametrize(("weights", "optimizer"), [("bf16", "adamw"), ("fp32", "adafactor")])
 def test_goes_on_to_the_same_bits(weights: str, optimizer: str, tmp_path: Path) -> None:
     what = recipe(weights, text_encoder=True, optimizer=optimizer, ema=0.5 if optimizer == "adamw" else 0.0)
-    whole = start(what, tiny("sd1"))
+    whole = start(what, shallow("sd1"))
     first = copies(whole.attachment)
     run(whole, 4)
     assert {value.dtype for value in whole.attachment.tensors().values()} == {dreambooth.DTYPES[weights]}
     assert any(not torch.equal(value, first[name]) for name, value in whole.attachment.tensors().items())
 
-    half = start(what, tiny("sd1"))
+    half = start(what, shallow("sd1"))
     run(half, 2)
     with half.written_weights():
         pass
     checkpoint.save(tmp_path, half.state())
-    again = start(what, tiny("sd1"))
+    again = start(what, shallow("sd1"))
     state, _damaged = checkpoint.newest(tmp_path)
     assert state is not None
     again.restore(state)
@@ -171,9 +171,9 @@ def test_goes_on_to_the_same_bits(weights: str, optimizer: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_whole_model_is_laid_over_another(family: str) -> None:
-    made = tiny(family, seed=4)
+    made = shallow(family, seed=4)
     artifact = shaken(made, text_encoder=True).artifact()
-    model = tiny(family)
+    model = shallow(family)
     vae, plain = model.vae, outputs(model)
     back = dreambooth.restore(model, artifact)
     assert torch.equal(outputs(model), outputs(made))
@@ -184,12 +184,12 @@ def test_a_whole_model_is_laid_over_another(family: str) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    artifact = shaken(tiny("sd1")).artifact()
+    artifact = shaken(shallow("sd1")).artifact()
     with pytest.raises(ModelError) as caught:
-        dreambooth.restore(tiny("sd2"), artifact)
+        dreambooth.restore(shallow("sd2"), artifact)
     assert caught.value.code == "MD004"
     artifact.tensors["unet.conv_in.weight"] = torch.zeros(1)
-    model = tiny("sd1")
+    model = shallow("sd1")
     plain = outputs(model)
     with pytest.raises(ModelError):
         dreambooth.restore(model, artifact)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import CROSS_NAMES, bits, outputs, tiny
+from tiny_models import CROSS_NAMES, bits, outputs, shallow, tiny
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Activation, count_params
 from tsuika.families import FAMILIES, StableDiffusion
@@ -287,7 +287,7 @@ def test_dropout_follows_the_mode_of_the_unet() -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_nets_on_a_unet_of_half_precision(dtype: torch.dtype, autocast: bool) -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     exact = attach(model, DEEP, trained=True)
     wanted = grads_of(exact, loss_of(model))
     exact.detach()
@@ -307,7 +307,7 @@ def test_float32_nets_on_a_unet_of_half_precision(dtype: torch.dtype, autocast: 
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     attachment = attach(model, DEEP, trained=True)
     wanted = grads_of(attachment, loss_of(model))
     model.unet.enable_gradient_checkpointing()

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora_deltas import delta
-from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
+from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, shallow
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
@@ -134,7 +134,7 @@ def layers_of(attachment: Any) -> list[tuple[str, str, Any]]:
 @cache
 def shared(family: str) -> Any:
     """One model a family; every test gives it back as it was."""
-    return tiny(family)
+    return shallow(family)
 
 
 @dataclass
@@ -414,7 +414,7 @@ PATTERN = r"up_blocks\..*attn2\.to_[kv]|mid_block\..*resnets\.0\.conv1"
 )
 def test_patterns_mean_what_they_mean_in_peft(settings: Lora, tmp_path: Path) -> None:
     """The same layers, ranks and scales as peft's own; and files say each layer's, so every reader has them."""
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = METHODS["lora"].attach(model, settings, torch.Generator().manual_seed(0))
     disturb(attachment)
     artifact = attachment.artifact()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, tiny
+from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, shallow
 from tsuika.config import build
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.sections import Data, Train
@@ -34,7 +34,7 @@ def table(model: Model, component: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_word_starts_as_its_init_and_others_stay(family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     before, plain = outputs(model), model.encode_text(["a cat", "a catdog"])
     added = attach(model)
     twice = attach(model, words=("double",), init="cat dog", vectors=2)
@@ -54,7 +54,7 @@ def test_a_word_starts_as_its_init_and_others_stay(family: str) -> None:
 
 
 def test_starts_keep_the_vocabularys_norm() -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     for settings in ({"init": "noise", "vectors": 16}, {"init": "cat dog", "vectors": 1}, {"init": "", "vectors": 2}):
         added = attach(model, **settings)
         for component, vectors in added.words["tsuipi"].items():
@@ -69,7 +69,7 @@ def test_starts_keep_the_vocabularys_norm() -> None:
 
 
 def test_noise_is_the_generators() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     rows = []
     for seed in (0, 0, 1):
         added = attach(model, seed, init="noise")
@@ -106,7 +106,7 @@ def run(model: Model, optimizer: str, *, steps: int = 12, rate: float = 0.03, **
 @pytest.mark.parametrize("optimizer", ["riemannian", "adamw"])
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_only_the_vectors_move(family: str, optimizer: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     before, weights = outputs(model), bits(model)
     fitting = run(model, optimizer, vectors=2)
     start = {name: value.clone() for name, value in fitting.attachment.tensors().items()}
@@ -123,14 +123,14 @@ def test_only_the_vectors_move(family: str, optimizer: str) -> None:
 
 
 def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
-    whole = run(tiny("sd1"), "riemannian", steps=6)
+    whole = run(shallow("sd1"), "riemannian", steps=6)
     list(fit(whole))
-    first = run(tiny("sd1"), "riemannian", steps=6)
+    first = run(shallow("sd1"), "riemannian", steps=6)
     for event in fit(first):
         if event.step == 3:
             break
     checkpoint.save(tmp_path, first.state())
-    second = run(tiny("sd1"), "riemannian", steps=6)
+    second = run(shallow("sd1"), "riemannian", steps=6)
     state, _damaged = checkpoint.newest(tmp_path)
     assert state is not None
     second.restore(state)
@@ -140,7 +140,7 @@ def test_it_goes_on_from_a_saved_state_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_caption_without_the_word_is_no_error() -> None:
-    fitting = run(tiny("sd1"), "riemannian", steps=2)
+    fitting = run(shallow("sd1"), "riemannian", steps=2)
     fitting.batch = picture_batch_of("a cat")
     start = fitting.attachment.tensors()["tsuipi.text_encoder"].clone()
     list(fit(fitting))
@@ -156,7 +156,7 @@ def picture_batch_of(caption: str) -> Any:
 
 
 def test_strength_is_the_words_weight_in_a_prompt() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     base = encode(model, "a tsuipi, dog").tokens_BSD
     added = attach(model, init="dog", vectors=2)
     full = encode(model, "a tsuipi, dog").tokens_BSD
@@ -181,7 +181,7 @@ def at(model: Model, added: textual_inversion.WordAttachment, strength: float, p
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_restored_is_what_was_trained(family: str) -> None:
-    model = tiny(family)
+    model = shallow(family)
     added = attach(model, init="noise", vectors=3)
     said, artifact = model.encode_text(["a tsuipi"]).tokens_BSD, added.artifact()
     added.detach()
@@ -199,7 +199,7 @@ def test_restored_is_what_was_trained(family: str) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     artifact = textual_inversion.attach(model, TextualInversion(words=("a-b",)), torch.Generator()).artifact()
     model.words.clear()
     narrow = {name: value[:, :-1] for name, value in artifact.tensors.items()}
@@ -215,13 +215,13 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("word", ["two words", "a,b", "a:b", "(a)", "[a]", "a|b", "a\\b", "a/b"])
 def test_a_word_that_prompts_cannot_hold_is_named(word: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        attach(tiny("sd1"), words=(word,))
+        attach(shallow("sd1"), words=(word,))
     assert caught.value.code == "RC002"
     assert word in caught.value.describe()
 
 
 def test_words_must_differ() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attach(model)
     for words in (("TSUIPI",), ("one", "One")):
         with pytest.raises(RecipeError, match="RC002"):
@@ -243,7 +243,7 @@ def test_words_and_init_come_from_the_pictures_section() -> None:
 
 
 def test_the_optimizers_know_what_they_can() -> None:
-    added = attach(tiny("sd1"))
+    added = attach(shallow("sd1"))
     groups = added.param_groups()
     assert isinstance(optim.build(Train(optimizer="riemannian", ema=0), groups), optim.Riemannian)
     with pytest.raises(RecipeError, match="weight_decay"):

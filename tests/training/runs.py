@@ -6,8 +6,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,6 +63,22 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
 
 
+def program(*words: str) -> int:
+    """The program in this process: its exit status."""
+    from tsuika.cli import screen
+    from tsuika.cli.main import app
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        screen.run(app, ["--lang", "en", *words])
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
 @cache
 def _forks() -> Any:
     """Processes that begin with everything imported: a fork of a server that has done nothing else."""
@@ -69,14 +87,16 @@ def _forks() -> Any:
     return forks
 
 
-def begin(place: Path, told: Path, *words: str, slow_saves: bool = False) -> BaseProcess:
+def begin(place: Path, told: Path, *words: str, slow_saves: bool = False, **surroundings: str) -> BaseProcess:
     """The program in a process of its own, which signals can hit; what it says goes into a file."""
-    process: BaseProcess = _forks().Process(target=_program, args=(place, told, words, slow_saves))
+    process: BaseProcess = _forks().Process(target=_program, args=(place, told, words, slow_saves, surroundings))
     process.start()
     return process
 
 
-def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) -> None:
+def _program(
+    place: Path, told: Path, words: tuple[str, ...], slow_saves: bool, surroundings: Mapping[str, str]
+) -> None:
     import torch
 
     from tsuika.cli.main import main
@@ -85,7 +105,7 @@ def _program(place: Path, told: Path, words: tuple[str, ...], slow_saves: bool) 
     with told.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    os.environ.update(environment(place))
+    os.environ.update(environment(place) | surroundings)
     os.chdir(place)
     torch.set_num_threads(1)
     if slow_saves:  # so slow in flushing a state that a kill can hit it there

@@ -271,7 +271,7 @@ def test_stopped_and_gone_on_to_the_same_bits(
     monkeypatch.setattr(guarded_run, "Judge", Stopping)
     monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", guarded_run.SEVERAL_BYTES if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
-    what = recipe(place, count, method, train=train, **{"guard.refit": refit})
+    what = recipe(place, count, method, train=train, **{"guard.refit": refit, "guard.folds": 2 * (count < 10)})
     calm = through(what, tmp_path / "calm", place)
     assert of(calm, Finished)[-1].stopped_by == "guard"
     out = tmp_path / "disturbed"

@@ -19,7 +19,7 @@ from diffusers.optimization import (
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 
-from tiny_models import picture_batch, tiny
+from tiny_models import picture_batch, shallow
 from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError
 from tsuika.core.events import Stepped
@@ -49,7 +49,7 @@ def recipe(method: Lora | None = None, **train: Any) -> Recipe:
 def start(
     what: Recipe, *, family: str = "sd1", batch: Callable[[int], Batch] | None = None, schedule: Schedule | None = None
 ) -> Fit:
-    model = tiny(family)
+    model = shallow(family)
     attachment = lora.attach(model, what.method, generator(what.train.seed, "init"))
     source = batch or (lambda number: picture_batch(number, what.train.batch_size))
     condition = conditioner(model, attachment, lambda _: SIZE)
@@ -386,7 +386,7 @@ def test_long_captions_are_trained_as_prompts_are_drawn(family: str, text: bool)
 @pytest.mark.parametrize("by_size", [False, True])
 def test_only_the_latest_captions_are_held(by_size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With shuffled tags every caption is a new one. One of SD3 is as large as twenty of SDXL."""
-    model = tiny("sd1")
+    model = shallow("sd1")
     each = model.encode_text(["a cat"]).tokens_BSD.nbytes
     monkeypatch.setattr(loop, *(("CAPTION_BYTES", 2 * each) if by_size else ("CAPTIONS", 2)))
     condition = conditioner(model, lora.attach(model, Lora(rank=1), generator(0, "init")), lambda _: SIZE)
@@ -411,7 +411,7 @@ def test_the_rate_rises_and_falls(schedule: Any) -> None:
 
 
 def test_text_encoders_learn_at_a_tenth_or_at_their_own_rate() -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     for own, expected in ((0.0, 1e-4), (3e-5, 3e-5)):
         attachment = lora.attach(model, Lora(rank=1, text_encoder=True, text_learning_rate=own), generator(0, "init"))
         groups = optim.build(Train(learning_rate=1e-3), attachment.param_groups()).param_groups
@@ -421,7 +421,7 @@ def test_text_encoders_learn_at_a_tenth_or_at_their_own_rate() -> None:
 
 @pytest.mark.parametrize("adapter", ["lora", "dora"])
 def test_lora_plus_raises_what_peft_raises(adapter: Any) -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = lora.attach(model, Lora(rank=1, adapter=adapter, lora_plus_ratio=16), generator(0, "init"))
     ours = optim.build(Train(learning_rate=1e-3), attachment.param_groups())
     theirs = create_loraplus_optimizer(model.unet, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
@@ -432,7 +432,7 @@ def test_lora_plus_raises_what_peft_raises(adapter: Any) -> None:
 
 
 def test_the_second_text_encoder_may_have_a_rate_of_its_own() -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     for more, second in (({}, 3e-5), ({"text_learning_rate_2": 5e-6}, 5e-6)):
         what = Lora(rank=1, targets=r".*(attn1|self_attn)\..*", text_encoder=True, text_learning_rate=3e-5, **more)
         attachment = lora.attach(model, what, generator(0, "init"))
@@ -446,12 +446,12 @@ def test_the_second_text_encoder_may_have_a_rate_of_its_own() -> None:
             assert {rates[id(param)] for _part, param in attachment._parameters(slot)} == {wanted[slot.component]}
         attachment.detach()
     with pytest.raises(RecipeError, match="text_learning_rate_2"):
-        lora.attach(tiny("sd1"), Lora(rank=1, text_learning_rate_2=1e-5), generator(0, "init"))
+        lora.attach(shallow("sd1"), Lora(rank=1, text_learning_rate_2=1e-5), generator(0, "init"))
 
 
 def test_prodigy_has_one_rate() -> None:
     pytest.importorskip("prodigyopt")
-    model = tiny("sd1")
+    model = shallow("sd1")
     train = Train(optimizer="prodigy", learning_rate=1.0)
     attachment = lora.attach(model, Lora(rank=1, text_encoder=True), generator(0, "init"))
     assert {group["lr"] for group in optim.build(train, attachment.param_groups()).param_groups} == {1.0}

@@ -14,7 +14,7 @@ from runs import make_place
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tiny_models import outputs, tiny
+from tiny_models import outputs, shallow
 from tsuika.config import Recipe
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Phase, Warned
@@ -38,7 +38,7 @@ def lora_file(path: Path, model: Model, **more: Tensor) -> Path:
 
 
 def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
-    model = tiny("sd1")
+    model = shallow("sd1")
     base = outputs(model)
     assert (
         list(preparation.apply_artifact(str(lora_file(tmp_path / "whole.safetensors", model)), model, METHODS["lora"]))
@@ -53,7 +53,7 @@ def test_a_result_that_is_applied_in_part_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_tell_its_family_fits_where_its_sizes_do(tmp_path: Path) -> None:
-    model = tiny("sdxl")
+    model = shallow("sdxl")
     base = outputs(model)
     assert (
         list(preparation.apply_artifact(str(lora_file(tmp_path / "a.safetensors", model)), model, METHODS["lora"]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import picture_batch, tiny
+from tiny_models import picture_batch, shallow
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import Data
@@ -60,7 +60,7 @@ def start(weight: float, settings: Any, steps: int = 1) -> Fit:
             "regularize.output_preservation": weight,
         },
     )
-    model = tiny("sd1")
+    model = shallow("sd1")
     attachment = METHODS[settings.name].attach(model, settings, generator(0, "init"))
     condition, of_base = (conditioner(model, attachment, lambda _: SIZE, of_base=is_base) for is_base in (False, True))
     preserved = Preservation(model, attachment, recipe.data, condition, of_base) if weight else None

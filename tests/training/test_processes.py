@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import PROGRAM, arguments, environment, hashes, make_place, rows
+from runs import arguments, begin, environment, hashes, make_place, program, rows
 
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
@@ -40,38 +41,53 @@ LAUNCH = (
 PATIENCE_S = 120  # on a busy machine
 
 
+def launched(place: Path, words: Sequence[str]) -> list[str]:
+    """What two processes say that Accelerate's launcher starts."""
+    command = [*LAUNCH, *words]
+    done = subprocess.run(
+        command, cwd=place, env=environment(place), text=True, timeout=PATIENCE_S, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [done.stdout]
+
+
+def forked(place: Path, words: Sequence[str]) -> list[str]:
+    """What two processes say with the surroundings that a launcher gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = [place / f"told-{rank}.txt" for rank in range(2)]
+    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    for process in [begin(place, file, *words, **both, **rank) for file, rank in zip(told, ranks, strict=True)]:
+        process.join(PATIENCE_S)
+        assert process.exitcode == 0, [file.read_text(encoding="utf-8") for file in told]
+    return [file.read_text(encoding="utf-8") for file in told]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
-def test_two_processes_are_one(tmp_path: Path) -> None:
+# The launcher and what it starts import everything anew.
+@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+def test_two_processes_are_one(
+    start: Callable[[Path, Sequence[str]], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, pictures = make_place(tmp_path)
-    processes = {}
-    for name, program in (("one", PROGRAM), ("two", LAUNCH)):
-        words = arguments(
-            base,
-            pictures,
-            tmp_path / name,
-            train={"steps": 4, "batch_size": 4, "accumulate": 2},
-            method={"text_encoder": True},
-            preview={"num": 1, "steps": 1, "prompts": ["a cat"]},
-        )
-        processes[name] = subprocess.Popen(
-            [*program, *words, "--json"],
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-    results = {}
-    for name, process in processes.items():
-        out, told = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, told
-        results[name] = json.loads(out)  # one object: the second process says nothing
+    more = {
+        "train": {"steps": 4, "batch_size": 4, "accumulate": 2},
+        "method": {"text_encoder": True},
+        "preview": {"num": 1, "steps": 1, "prompts": ["a cat"]},
+    }
+    ours, theirs = ([*arguments(base, pictures, tmp_path / name, **more), "--json"] for name in ("one", "two"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert program(*ours) == 0
+    # One object: the second process says nothing.
+    (result,) = (told for told in start(tmp_path, theirs) if '"steps_done"' in told)
+    assert result.count('"steps_done"') == 1 and '"steps_done": 4' in result
     one, two = ([row["loss"] for row in rows(tmp_path / name, "Stepped")] for name in ("one", "two"))
     assert len(one) == 4
     assert two == pytest.approx(one, rel=1e-5)
     assert len(rows(tmp_path / "two", "Started")) == 1
     assert hashes(tmp_path / "two").keys() == hashes(tmp_path / "one").keys()
-    assert results["one"]["steps_done"] == results["two"]["steps_done"] == 4
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +107,9 @@ def test_the_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     accelerate_for(wish)
     assert taken == [torch.device("cuda:1")]
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(preparation, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(
+        preparation, "Accelerator", lambda **_: SimpleNamespace(num_processes=1, device=torch.device("cuda"))
+    )
     accelerate_for(wish)
     assert taken == [torch.device("cuda:1")]
 

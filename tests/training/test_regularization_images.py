@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 from runs import make_place
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core.errors import ImageError, RecipeError
@@ -128,7 +128,7 @@ class Grey:
 
 
 def test_images_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
-    draw, model, data = Grey(), tiny("sd1"), Data(class_word="dog", reg_generate=6)
+    draw, model, data = Grey(), shallow("sd1"), Data(class_word="dog", reg_generate=6)
 
     def drawn(on: Any = model, of: Data = data) -> Path:
         made: Path = drained(regularization_images.drawn(on, of, tmp_path, draw, size_px=64, seed=0))
@@ -145,7 +145,7 @@ def test_images_are_drawn_once_for_a_base_and_a_class(tmp_path: Path) -> None:
     (folder / "00005.png").unlink()
     assert {path.name: path.read_bytes() for path in drawn().iterdir()} == files
     assert len(draw.requests) == 1
-    others = {drawn(tiny("sd1", seed=4)), drawn(of=Data(class_word="cat", reg_generate=6)), folder}
+    others = {drawn(shallow("sd1", seed=4)), drawn(of=Data(class_word="cat", reg_generate=6)), folder}
     assert len(others) == 3
 
 
@@ -157,7 +157,7 @@ def test_what_lies_on_the_base_and_how_is_drawn_tell_class_pictures_apart(
     copy.parent.mkdir()
     lora.write_bytes(b"one")
     copy.write_bytes(b"one")
-    model, seen = tiny("sd1"), list[Path]()
+    model, seen = shallow("sd1"), list[Path]()
     monkeypatch.setattr(regularization_images, "fill", lambda sources, *_: seen.extend(sources) or iter(()))
 
     def drawn(steps: int, *artifacts: Path | str) -> Path:

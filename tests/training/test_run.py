@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import typer
-from runs import arguments, hashes, make_place, rows
+from runs import arguments, hashes, make_place, program, rows
 
 from lora_deltas import delta
-from tsuika.cli import screen
-from tsuika.cli.main import app
 from tsuika.formats import KohyaLora
 from tsuika.training import writing
 
@@ -44,19 +41,6 @@ def apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache and a working folder of the tests' own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.chdir(place)
-
-
-def program(*words: str) -> int:
-    """The program's exit status."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        screen.run(app, ["--lang", "en", *words])
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return 0
 
 
 def words(place: Path, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika import formats
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Warned, Written
@@ -25,7 +25,7 @@ FAINT, SOLID = 6e-8, 1e-3  # fp16's smallest number is 6e-8
 
 def artifact(sizes: Mapping[int, float], otherwise: float = SOLID, settings: Lora | None = None) -> Artifact:
     """A LoRA of a tiny SD1, up-projections drawn with the given sizes by number of the layer."""
-    attachment = lora.attach(tiny("sd1"), settings or Lora(rank=2), generator(0, "init"))
+    attachment = lora.attach(shallow("sd1"), settings or Lora(rank=2), generator(0, "init"))
     made, source = attachment.artifact(), torch.Generator().manual_seed(0)
     for number, name in enumerate(name for name in made.tensors if name.endswith("lora_up.weight")):
         made.tensors[name] = torch.randn(made.tensors[name].shape, generator=source) * sizes.get(number, otherwise)

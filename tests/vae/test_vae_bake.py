@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import tsuika
-from tiny_models import tiny
+from tiny_models import shallow
 from tsuika import families
 from tsuika.api import writing
 from tsuika.core.errors import FormatError, ImageError, ModelError, RecipeError
@@ -25,7 +25,7 @@ def write_base(family: str, folder: Path, kind: str, seed: int = 3) -> Path:
     """A tiny base in half precision, as a single file or a diffusers folder."""
     path = folder / (f"{family}.safetensors" if kind == "single-file" else family)
     format_ = next(one for one in CHECKPOINTS if one.name == kind)
-    writing.write_model(tiny(family, seed), format_, path, "fp16", {"title": "tiny"})
+    writing.write_model(shallow(family, seed), format_, path, "fp16", {"title": "tiny"})
     return path
 
 
@@ -37,7 +37,7 @@ def write_vae(family: str, folder: Path, kind: str, seed: int = 5) -> Path:
 
     if kind == "in-a-base":
         return write_base(family, folder / "other", "single-file", seed)
-    vae = tiny(family, seed).vae
+    vae = shallow(family, seed).vae
     path = folder / f"{kind}.vae.safetensors"
     artifact = Artifact("vae", family, dict(vae.state_dict()), {vae_file.CONFIG: json.dumps(dict(vae.config))})
     vae_file.VaeFile().write(artifact, path, dtype=torch.float32)
@@ -70,7 +70,7 @@ def test_a_baked_file_differs_in_its_vae_alone(family: str, kind: str, tmp_path:
     space = families.peek(str(tmp_path / "out.safetensors"))
     assert torch.equal(
         space.load_vae("builtin", torch.device("cpu")).state_dict()["decoder.conv_in.weight"],
-        tiny(family, 5).vae.state_dict()["decoder.conv_in.weight"].half().float(),
+        shallow(family, 5).vae.state_dict()["decoder.conv_in.weight"].half().float(),
     )
 
 
@@ -86,7 +86,7 @@ def test_a_baked_folder_differs_in_its_vae_alone(tmp_path: Path) -> None:
     assert changed == [Path("vae/diffusion_pytorch_model.safetensors")]
     made = families.load(str(tmp_path / "out"), device=torch.device("cpu"), dtype=torch.float32).vae.state_dict()
     assert all(
-        torch.equal(made[name], value.half().float()) for name, value in tiny(family, 5).vae.state_dict().items()
+        torch.equal(made[name], value.half().float()) for name, value in shallow(family, 5).vae.state_dict().items()
     )
 
 
@@ -105,7 +105,9 @@ def test_a_folder_of_before_diffusers_0_14_keeps_its_names(tmp_path: Path) -> No
     _ = tsuika.bake_vae(str(base), str(vae), tmp_path / "out").result
     assert open_weights(tmp_path / "out/vae/diffusion_pytorch_model.safetensors").shapes.keys() == stored.keys()
     made = families.load(str(tmp_path / "out"), device=torch.device("cpu"), dtype=torch.float32).vae.state_dict()
-    assert all(torch.equal(made[name], value.half().float()) for name, value in tiny("sd1", 5).vae.state_dict().items())
+    assert all(
+        torch.equal(made[name], value.half().float()) for name, value in shallow("sd1", 5).vae.state_dict().items()
+    )
 
 
 def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
     torch.save({"state_dict": content, "global_step": 5}, old)
     with pytest.raises(RecipeError, match="RC005"):
         _ = tsuika.bake_vae(str(old), str(vae), tmp_path / "out.ckpt").result
-    other = tiny("sd1", 5).vae
+    other = shallow("sd1", 5).vae
     bake.bake(old, other.state_dict(), dict(other.config), tmp_path / "out.safetensors", {"tsuika.vae": "x"})
     made = numbers(open_weights(tmp_path / "out.safetensors"))
     assert made.keys() == content.keys() and torch.equal(made["cond_stage_model.position_ids"], torch.arange(7))

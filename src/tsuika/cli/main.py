@@ -11,13 +11,12 @@ import typer
 
 from tsuika.cli import (
     advise,
-    caption,
+    annotating,
     check,
     drawing,
     early,
     evaluate,
     language,
-    mask,
     progress,
     runs,
     screen,
@@ -131,8 +130,8 @@ for command, text in (
     (runs.sample, _("Have a running training generate its previews now.")),
     (runs.export, _("Copy a result into a program's folder, read it back, with an image and a card beside it.")),
     (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
-    (mask.mask, _("Make masks for images by a model: shown first, and with --out beside linked copies.")),
-    (caption.caption, _("Write captions for images by a model: shown first, and with --out beside linked copies.")),
+    (annotating.mask, _("Make masks for images by a model: shown first, and with --out beside linked copies.")),
+    (annotating.caption, _("Write captions for images by a model: shown first, and with --out beside linked copies.")),
     (drawing.generate, _("Generate images, with LoRAs, embeddings and hypernetworks at any strength.")),
     (drawing.grid, _("Compare: one image for every value of up to three axes, on one labelled sheet.")),
     (

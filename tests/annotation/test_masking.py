@@ -4,48 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import annotators
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import tsuika
-from tiny_models import write_tokenizer
+from tsuika.annotation.segmenter import load
 from tsuika.core.errors import TsuikaError
 from tsuika.core.sections import Data
 from tsuika.data.scan import scan
-from tsuika.masking import load
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def clipseg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIPSeg of a few thousand random weights, saved as its library saves it."""
-    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
-    folder: Path = write_tokenizer(tmp_path_factory.mktemp("model") / "clipseg")
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 12, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPSegConfig(
-        text_config={**sizes, **words, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id},
-        vision_config={**sizes, "image_size": 32, "patch_size": 8},
-        projection_dim=16,
-        extract_layers=[0, 1, 2],
-        reduce_dim=8,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=16,
-    )
-    torch.manual_seed(1)
-    model = CLIPSegForImageSegmentation(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4)
-    model.save_pretrained(folder)
-    CLIPSegProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
-    return folder
+    return annotators.clipseg(tmp_path_factory.mktemp("model") / "clipseg")
 
 
 @pytest.fixture
@@ -75,12 +51,12 @@ def test_a_mask_is_what_the_library_says(clipseg: Path, images: Path) -> None:
 
 
 def test_masks_are_shown_and_then_written_beside_links(clipseg: Path, images: Path, tmp_path: Path) -> None:
-    before = {str(one): one.read_bytes() for one in images.rglob("*") if one.is_file()}
+    before = annotators.contents(images)
     options = {"text": "a cat", "model": str(clipseg), "threshold": 0.5, "grow_px": 1}
     looked = tsuika.mask(images, **options).result
     assert [(one.name, one.before) for one in looked.images] == [("a.png", None), ("in/b.png", 0.5)]
     assert looked.images[1].after == 0.5 and list(looked.left_out) == ["broken.png"] and looked.out is None
-    assert {str(one): one.read_bytes() for one in images.rglob("*") if one.is_file()} == before
+    assert annotators.contents(images) == before
     shares = {}
     for mode in ("missing", "replace", "add"):
         out = tmp_path / mode
@@ -94,7 +70,7 @@ def test_masks_are_shown_and_then_written_beside_links(clipseg: Path, images: Pa
         ]
         assert Image.open(out / "a-mask.png").size == (40, 30)
     assert shares["missing"] == 0.5 and shares["add"] >= max(0.5, shares["replace"])
-    assert {str(one): one.read_bytes() for one in images.rglob("*") if one.is_file()} == before
+    assert annotators.contents(images) == before
     wide = tsuika.mask(images, **{**options, "grow_px": 9}).result
     assert wide.images[0].after >= looked.images[0].after
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captioners import ROWS, blip, tagger
+from annotators import ROWS, blip, contents, tagger
 from PIL import Image
 
 import tsuika
-from tsuika.captioning import models, wording
-from tsuika.captioning.models import Said
-from tsuika.captioning.tagger import prepared
+from tsuika.annotation import MODES, Mode, captioners, wording
+from tsuika.annotation.captioners import Said
+from tsuika.annotation.tagger import prepared
 from tsuika.core.errors import TsuikaError
 from tsuika.core.events import Progress
 
@@ -26,6 +26,11 @@ BLUE, GREEN, RED = (0, 0, 255), (0, 255, 0), (255, 0, 0)
 @pytest.fixture(scope="module")
 def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tagger(tmp_path_factory.mktemp("model") / "tagger")
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return blip(tmp_path_factory.mktemp("model") / "blip")
 
 
 @pytest.fixture
@@ -41,16 +46,12 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
-
-
 def after(result: tsuika.Captioned) -> dict[str, str]:
     return {one.name: one.after for one in result.images}
 
 
-@pytest.mark.parametrize("mode", wording.MODES)
-def test_a_model_that_says_nothing_takes_no_caption_away(mode: wording.Mode) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_that_says_nothing_takes_no_caption_away(mode: Mode) -> None:
     assert wording.joined(("a lawn",), Said("", {}), mode) == ("a lawn",)
     assert wording.joined((), Said("", {}), mode) == ()
 
@@ -89,7 +90,7 @@ def test_what_the_tagger_reads_is_bgr_0_to_255_on_a_white_square() -> None:
 
 def test_probabilities_are_those_of_the_pixels(tags: Path) -> None:
     """Half of the square of a wide image is white, so every channel has half of its value and a half."""
-    said = models.load(str(tags), CPU, threshold=0.0, character_threshold=0.0).say(
+    said = captioners.load(str(tags), CPU, threshold=0.0, character_threshold=0.0).say(
         Image.new("RGB", (64, 32), (51, 0, 255))
     )
     assert said.tags == pytest.approx(
@@ -98,7 +99,7 @@ def test_probabilities_are_those_of_the_pixels(tags: Path) -> None:
         abs=5e-3,
     )
     assert next(iter(said.tags)) == "blue sky"
-    higher = models.load(str(tags), CPU, threshold=0.55, character_threshold=0.7, exclude=frozenset({"^_^"}))
+    higher = captioners.load(str(tags), CPU, threshold=0.55, character_threshold=0.7, exclude=frozenset({"^_^"}))
     assert higher.say(Image.new("RGB", (64, 32), (51, 0, 255))).text == "blue sky, red hair"
 
 
@@ -106,14 +107,14 @@ def test_probabilities_are_those_of_the_pixels(tags: Path) -> None:
     "written", ["tsuipi_(mascot)", "tsuipi (mascot)", r"tsuipi_\(mascot\)", r" Tsuipi \(Mascot\) "]
 )
 def test_tags_are_excluded_however_they_are_written(written: str, tags: Path) -> None:
-    tagger = models.load(str(tags), CPU, exclude=[written, "^_^"])
+    tagger = captioners.load(str(tags), CPU, exclude=[written, "^_^"])
     assert tagger.say(Image.new("RGB", (8, 8), RED)).text == "red hair"
 
 
 @pytest.mark.parametrize("given", [{"threshold": 0.35}, {"character_threshold": 0.5}, {"exclude": ["cat"]}])
-def test_what_only_a_tagger_has_is_refused_with_a_captioner(given: dict, images: Path, tmp_path: Path) -> None:
+def test_what_only_a_tagger_has_is_refused_with_a_captioner(given: dict, images: Path, captioner: Path) -> None:
     with pytest.raises(TsuikaError) as error:
-        _ = tsuika.caption(images, model=str(blip(tmp_path / "blip")), **given).result
+        _ = tsuika.caption(images, model=str(captioner), **given).result
     assert (error.value.code, error.value.exit_status) == ("CP006", 2)
     assert f"--{next(iter(given)).replace('_', '-')}:" in str(error.value)
 
@@ -196,7 +197,7 @@ def test_a_captioner_says_what_transformers_says(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, BlipForConditionalGeneration
 
     folder = blip(tmp_path / "blip")
-    captioner = models.load(str(folder), CPU)
+    captioner = captioners.load(str(folder), CPU)
     model = BlipForConditionalGeneration.from_pretrained(folder).eval()
     words = AutoTokenizer.from_pretrained(folder)
     mean, std = (
@@ -214,7 +215,7 @@ def test_a_captioner_says_what_transformers_says(tmp_path: Path) -> None:
     # Neither weights of another kind nor incomplete ones are taken.
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(TsuikaError) as error:
-        models.load(str(folder), CPU)
+        captioners.load(str(folder), CPU)
     assert error.value.code == "CP001"
 
 

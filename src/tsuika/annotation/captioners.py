@@ -1,4 +1,4 @@
-"""A captioning model by name: a folder or a Hugging Face model id. Nothing of it is ever run as code, and no pickle is opened."""
+"""A captioning model by name: a captioner of transformers, or a WD tagger."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final, Literal, Protocol
 import torch
 from PIL import Image
 
-from tsuika.core.errors import ModelError, NetworkError, RecipeError
-from tsuika.core.files import at_home
+from tsuika.annotation.models import folder_of
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _, listed
-from tsuika.families.sources import from_hub, is_hub_id
+from tsuika.families.sources import from_hub
 
 Kind = Literal["tags", "sentence"]
 
@@ -68,13 +68,9 @@ def load(
         ModelError: CP001, it is no model of these two kinds.
         RecipeError: CP002, a tagger, and its library is not installed; CP006, what only a tagger has is given for a captioner.
     """
-    from tsuika.captioning import sentences, tagger
+    from tsuika.annotation import sentences, tagger
 
-    folder = at_home(name)
-    if not folder.exists():
-        if not is_hub_id(name):
-            raise ModelError("CP001", where=name, why=_("There is no such folder."))
-        folder = _downloaded(name)
+    folder = folder_of(name, lambda: _downloaded(name), wrong="CP001", missing="CP003")
     if any((folder / file).is_file() for file in _TAGGER_FILES):
         least = {
             tagger.GENERAL: tagger.THRESHOLD if threshold is None else threshold,
@@ -92,8 +88,5 @@ def load(
 
 def _downloaded(name: str) -> Path:
     """The files of a model of the hub; those of a tagger alone where it has them beside others."""
-    try:
-        folder = from_hub(name, _TAGGER_FILES, ignored=[])
-        return folder if (folder / TAGS).is_file() else from_hub(name, _CAPTIONER_FILES)
-    except NetworkError as error:
-        raise NetworkError("CP003", where=name, why=error.params["why"], name=name) from None
+    folder = from_hub(name, _TAGGER_FILES, ignored=[])
+    return folder if (folder / TAGS).is_file() else from_hub(name, _CAPTIONER_FILES)

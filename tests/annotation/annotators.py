@@ -1,13 +1,16 @@
-"""Tiny captioning models made on the spot: a BLIP with random weights, and taggers whose answers follow from the pixels."""
+"""Tiny models made on the spot: a BLIP and a CLIPSeg with random weights, and taggers whose answers follow from the pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+
+from tiny_models import write_tokenizer
 
 SIZE = 8
 ROWS = [
@@ -66,11 +69,42 @@ def blip(folder: Path) -> Path:
         projection_dim=8,
     )
     torch.manual_seed(3)
-    model = BlipForConditionalGeneration(config)
+    processor = images.BlipImageProcessorPil(size={"height": 16, "width": 16})
+    return saved(folder, BlipForConditionalGeneration(config), BlipProcessor(processor, tokenizer), 0.5)
+
+
+def clipseg(folder: Path) -> Path:
+    """A CLIPSeg of a few thousand random weights."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    tokenizer = CLIPTokenizer.from_pretrained(write_tokenizer(folder))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 12, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPSegConfig(
+        text_config={**sizes, **words, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        extract_layers=[0, 1, 2],
+        reduce_dim=8,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    torch.manual_seed(1)
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    return saved(folder, CLIPSegForImageSegmentation(config), CLIPSegProcessor(processor, tokenizer), 0.4)
+
+
+def saved(folder: Path, model: Any, processor: Any, spread: float) -> Path:
+    """A model with random weights of a spread, and its processor, as their library saves them."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, 0.5)
+            parameter.normal_(0, spread)
     model.save_pretrained(folder)
-    processor = images.BlipImageProcessorPil(size={"height": 16, "width": 16})
-    BlipProcessor(processor, tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its relative path."""
+    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
 
-from tsuika.captioning.models import Said
-from tsuika.captioning.tagger import comparable
+from tsuika.annotation import Mode
+from tsuika.annotation.captioners import Said
+from tsuika.annotation.tagger import comparable
 from tsuika.data import caption
-
-Mode = Literal["missing", "replace", "add"]
-MODES: Final[tuple[Mode, ...]] = ("missing", "replace", "add")
-
-
-def asked(before: Sequence[str], mode: Mode) -> bool:
-    """Whether an image with these captions needs the model."""
-    return mode != "missing" or not before
 
 
 def joined(before: Sequence[str], said: Said, mode: Mode, trigger: str = "") -> tuple[str, ...]:

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsuika.captioning.models import NETWORK, TAGS, Kind, Said
+from tsuika.annotation.captioners import NETWORK, TAGS, Kind, Said
+from tsuika.annotation.models import refused
 from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.texts import _
 
@@ -83,7 +84,7 @@ class Tagger:
             given = {self.session.get_inputs()[0].name: prepared(image, *self.size)}
             found = np.asarray(self.session.run(None, given)[0], dtype=np.float64).reshape(-1)
         except _errors() as error:
-            raise _refused(self.folder, error) from None
+            raise refused("CP001", self.folder, error) from None
         if len(found) != len(self.tags) or not ((found >= -1e-6) & (found <= 1 + 1e-6)).all():
             why = _(
                 "It gives {count} numbers, where {wanted} probabilities are wanted, one for each row of {tags}.",
@@ -129,7 +130,7 @@ def load(folder: Path, device: torch.device, least: Mapping[int, float], exclude
             str(folder / NETWORK), providers=[*(one for one in wanted if one in here), "CPUExecutionProvider"]
         )
     except _errors() as error:
-        raise _refused(folder / NETWORK, error) from None
+        raise refused("CP001", folder / NETWORK, error) from None
     shape = session.get_inputs()[0].shape if session.get_inputs() else []
     if len(shape) != 4 or not all(isinstance(side, int) and side > 0 for side in shape[1:3]) or shape[3] != 3:
         why = _("Its input is {shape}, and not images of a fixed size with three channels last.", shape=shape)
@@ -155,8 +156,3 @@ def _errors() -> tuple[type[Exception], ...]:
 
     own = tuple(one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception))
     return (*own, ValueError, RuntimeError)
-
-
-def _refused(path: Path, error: Exception) -> ModelError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ModelError("CP001", where=path, why=lines[0])
