@@ -174,10 +174,23 @@ class _Artifact(BaseModel, strict=True):
     format: str
 
 
+class _Shown(BaseModel, strict=True):
+    prompt: str
+
+
+class _Guard(BaseModel, strict=True):
+    sentence: dict[str, str]
+
+
 class _Report(BaseModel, strict=True):
     """What tsuika itself reads of a `report.json`."""
 
     method: str
+    family: str
+    trigger: str
+    pictures: list[Any]
+    before_after: list[_Shown]
+    guard: _Guard | None
     stopped_by: str
     steps_done: int
     best_step: int | None
