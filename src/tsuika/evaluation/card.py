@@ -139,7 +139,7 @@ class Card:
             yield _("SHA-256 of the base model"), code(digest)
         if self.trigger:
             yield _("Trigger word"), code(self.trigger)
-        done = self.report["steps_done"]
+        done = self.provenance.steps if self.provenance else self.report["steps_done"]
         steps = _n("{steps} step", "{steps} steps", done, steps=f"{done:,}")
         images = _n("{count} image", "{count} images", len(self.report["pictures"]))
         yield _("Trained"), _("{steps} on {images}", steps=steps, images=images)
