@@ -1,8 +1,8 @@
 """tsuika in ComfyUI: nodes that train on a folder of images, use the result, and say what a file is.
 
-To install: copy this file into ComfyUI's `custom_nodes`, and install tsuika into ComfyUI's Python:
+To install: copy this file into ComfyUI's `custom_nodes`, and install tsuika, from its sources, into ComfyUI's Python:
 
-    python -m pip install tsuika
+    python -m pip install FOLDER-OF-TSUIKA
 
 Runs lie in `tsuika` in ComfyUI's output folder; `tsuika resume RUN` goes on where one was interrupted.
 """
