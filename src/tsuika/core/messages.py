@@ -365,6 +365,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The logger {name} has failed ({error})",
             "The training goes on without it; everything is in events.jsonl all the same.",
         ),
+        "TR024": (
+            "The message about the end of the training could not be sent to {place}",
+            "{why}",
+            "The training and its files are not affected. Check the address: train.notify",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (

@@ -141,7 +141,8 @@ def write_report(
         stopped_by=notes.finished.stopped_by,
         steps_planned=recipe.train.steps,
         steps_done=notes.finished.steps_done,
-        recipe_toml=config.dump(recipe),
+        # Addresses of messages may hold passwords, and a report is shown to others.
+        recipe_toml=config.dump(recipe.model_copy(update={"train": recipe.train.model_copy(update={"notify": ()})})),
         losses=tuple(notes.losses),
         look_losses=tuple(notes.look_losses),
         best_step=best_step,
