@@ -249,6 +249,31 @@ def test_an_evaluation_is_told_and_a_changed_one_is_not(run: Path, tmp_path: Pat
             assert error.value.code == "TR011" and not (tmp_path / "out").exists()
 
 
+def test_no_image_from_elsewhere(run: Path, tmp_path: Path) -> None:
+    """Whoever has made the run folder may have written anything into its events."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "mine.png")
+    events = (run / "events.jsonl").read_text(encoding="utf-8")
+    for place in ("../../mine.png", str(tmp_path / "mine.png")):
+        (run / "events.jsonl").write_text(events.replace("samples/20-0.png", place), encoding="utf-8")
+        done = tsuika.publish(run, to="me/a", licence="mit", dry_run=True).result
+        assert not [one for one in done.files if one.path.startswith("images/")]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("report.json", '"family": "sd1"', '"family": "sd9"'), ("recipe.toml", "[base]", "[bass]"),
+        ("recipe.toml", "class_word", "klass_word"), ("recipe.toml", "[data]", "[dates]"),
+    ],
+)  # fmt: skip
+def test_a_changed_run(run: Path, name: str, old: str, new: str) -> None:
+    text = (run / name).read_text(encoding="utf-8")
+    (run / name).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(TsuikaError) as error:
+        _ = tsuika.publish(run, to="me/a", licence="mit", dry_run=True).result
+    assert error.value.code == "TR011"
+
+
 def test_captions_stay_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
     _ = tsuika.publish(run, out=tmp_path / "out", which="safe", with_captions=True).result
     with safe_open(tmp_path / "out" / "zuzu-safe.safetensors", "pt") as file:

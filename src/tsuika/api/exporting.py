@@ -7,7 +7,6 @@ import shlex
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from tsuika.api.files import inspect
 from tsuika.api.places import program_at
 from tsuika.api.run import JsonResult, starts
 from tsuika.api.status import triggers
-from tsuika.core import names
+from tsuika.core import kept, names
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Previewed, read
 from tsuika.core.files import sha256, unused, whole, write_text
@@ -26,6 +25,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.evaluation.report_guard import RANGE, role
 from tsuika.evaluation.run_record import read_report
+from tsuika.families import FAMILIES
 from tsuika.methods import METHODS, title
 from tsuika.methods.uses import Result, Use, in_tsuika
 from tsuika.pages import in_languages
@@ -121,10 +121,11 @@ class FinishedRun:
             if base != "embedded" or one.program == "tsuika":
                 yield one
 
-    def previews(self) -> Iterator[Previewed]:
-        """The last ones."""
-        drawn = [event for event in read(self.folder.events)[0] if isinstance(event, Previewed)]
-        yield from (one for one in drawn if one.step == drawn[-1].step)
+    def previews(self) -> list[Previewed]:
+        """All that lie in the run folder, whatever else a file of events may name."""
+        drawn = (event for event in read(self.folder.events)[0] if isinstance(event, Previewed))
+        place = self.folder.samples.resolve()
+        return [one for one in drawn if (self.folder.root / one.path).resolve().is_relative_to(place)]
 
 
 def finished(folder: RunDir, which: str) -> FinishedRun:
@@ -132,7 +133,7 @@ def finished(folder: RunDir, which: str) -> FinishedRun:
 
     Raises:
         InterruptedRunError: EV004, the run has no result (yet).
-        FormatError: TR011, its report was changed.
+        FormatError: TR011, its report or recipe was changed.
         RecipeError: RC002, no such result.
     """
     if which not in RANGE:
@@ -140,16 +141,21 @@ def finished(folder: RunDir, which: str) -> FinishedRun:
     if not folder.report_json.is_file():
         raise InterruptedRunError("EV004", where=folder.root)
     report = read_report(folder.report_json)
-    recipe = config.read_tables(folder.recipe)
+    if report["family"] not in {row.name for row in FAMILIES}:
+        raise kept.damaged(folder.report_json, f"family: {report['family']}")
     every = [row["path"] for row in report["artifacts"]]
     paths = tuple(path for path in every if role(path, every) == ("" if which == MAIN else which))
     if not paths:
         raise RecipeError("RC002", key="--which", found=which, why=_("The run has no file of this kind."))
-    data = recipe["data"]
-    first: Mapping[str, Any] = next(iter(data.get("sets", ())), {})
-    trigger, word = report["trigger"], first.get("class_word", data["class_word"])
+    recipe = config.read_tables(folder.recipe)
+    try:
+        data, base = recipe["data"], str(recipe["base"]["model"])
+        first: Mapping[str, Any] = next(iter(data.get("sets", ())), {})
+        trigger, word = report["trigger"], first.get("class_word", data["class_word"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise kept.damaged(folder.recipe, str(error)) from None
     prompt = f"a {' '.join(filter(None, (trigger, word)))}" if trigger or word else _("your prompt")
-    return FinishedRun(folder, report, recipe["base"]["model"], trigger, triggers(data), prompt, paths)
+    return FinishedRun(folder, report, base, trigger, triggers(data), prompt, paths)
 
 
 def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
@@ -191,7 +197,8 @@ def _beside(ended: FinishedRun, source: Path, target: Path) -> Iterator[Path]:
 
 def shown_beside(ended: FinishedRun, target: Path, notes: str = "") -> Iterator[Path]:
     """Write an image of the result beside its file, and A1111's card: the words that call it up."""
-    for preview in islice(ended.previews(), 1):
+    if previews := ended.previews():
+        preview = next(one for one in previews if one.step == previews[-1].step)
         image = target.with_suffix(".png")
         plain_image(ended.folder.root / preview.path, image, PREVIEW_PX)
         yield image

@@ -18,7 +18,7 @@ from tsuika.api.image_set import link_or_copy
 from tsuika.api.run import Events, JsonResult, starts
 from tsuika.core import files, kept
 from tsuika.core.errors import InterruptedRunError, NetworkError, RecipeError, TsuikaError, no_such, outer_cause
-from tsuika.core.events import Phase, Previewed, read
+from tsuika.core.events import Phase
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import copy_without, header_or_none
 from tsuika.core.texts import _, few, languages
@@ -246,8 +246,9 @@ def _verdict(evaluation: Path) -> Mapping[str, str]:
 def _samples(ended: FinishedRun, place: Path) -> Iterator[Sample]:
     """Previews before and after, at the first seed, as images without metadata; not those of training captions."""
     asked = {row["prompt"] for row in ended.report["before_after"]}
-    previews = [one for one in read(ended.folder.events)[0] if isinstance(one, Previewed) and one.prompt in asked]
-    for number, row in enumerate(run_record.before_after(previews, ended.folder.root)[:SAMPLES], 1):
+    previews = [one for one in ended.previews() if one.prompt in asked]
+    rows = [row for row in run_record.before_after(previews, ended.folder.root) if row.before != row.after]
+    for number, row in enumerate(rows[:SAMPLES], 1):
         before, after = (f"images/{number}-{side}.png" for side in ("base", "result"))
         for source, target in ((row.before[0], before), (row.after[0], after)):
             assert isinstance(source, Path)
