@@ -25,6 +25,8 @@ from .api.merging import merge as merge
 from .api.merging import resize as resize
 from .api.models import EMBEDDED as EMBEDDED
 from .api.models import load as load
+from .api.publishing import Published as Published
+from .api.publishing import publish as publish
 from .api.run import Run as Run
 from .api.searching import Searched as Searched
 from .api.searching import TrialEnded as TrialEnded

@@ -374,7 +374,13 @@ class Samples:
         for event in run:
             if isinstance(event, Stepped) and event.step == 3:
                 run.stop()
-        words = [("status", FILE, "--json"), ("status", FILE), *INSPECT, ("export", FILE, "--to", f"{OUT}/client")]
+        words = [
+            ("status", FILE, "--json"),
+            ("status", FILE),
+            *INSPECT,
+            ("export", FILE, "--to", f"{OUT}/client"),
+            ("publish", FILE, "--out", f"{OUT}/card"),
+        ]
         texts = ("*.json", "*.jsonl", "*.toml")
         return [
             Sample(folder / "whole", [*words, ("resume", OWN)], files=texts),

@@ -25,6 +25,7 @@ PHASES: Final[Mapping[str, Text]] = {
     "draw": _("Generating images"),
     "grid": _("Generating the images of the sheet"),
     "write": _("Writing and checking the files"),
+    "upload": _("Uploading to the Hugging Face hub"),
     "report": _("Writing the report"),
     "clean": _("Writing the cleaned copy"),
     "compare-pictures": _("Comparing the images with each other"),

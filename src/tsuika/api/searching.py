@@ -259,7 +259,7 @@ class _Search:
         if run.recipe.exists():
             events = training.resume(folder)
         else:
-            own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": ""}
+            own = {"guard.mode": "on", "guard.refit": False, "preview.num": 0, "output.name": "", "train.notify": ()}
             events = training.train(search_space.apply(self._recipe, {**trial.params, **own}), folder)
         with closing(events):
             for event in events:

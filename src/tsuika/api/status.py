@@ -81,11 +81,11 @@ class RunStatus(JsonResult):
     has_result: bool
 
 
-def _triggers(data: Mapping[str, Any]) -> list[str]:
+def triggers(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Every trigger word of the sets, once, from tables."""
     shared = str(data.get("trigger", ""))
     found = (str(one.get("trigger", shared)) for one in data.get("sets", ()))
-    return [word for word in dict.fromkeys([*found] or [shared]) if word]
+    return tuple(word for word in dict.fromkeys([*found] or [shared]) if word)
 
 
 class Follower:
@@ -131,7 +131,7 @@ class Follower:
             method=recipe["method"]["name"],
             family=record.started.family if record.started else "",
             base=recipe["base"]["model"],
-            trigger=", ".join(_triggers(recipe["data"])),
+            trigger=", ".join(triggers(recipe["data"])),
             phase="" if state == "finished" else self._phase.name,
             done=done,
             total=total,

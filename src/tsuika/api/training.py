@@ -22,7 +22,7 @@ from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.api.run import Events, Run, starts
 from tsuika.config import Recipe
 from tsuika.core import files
-from tsuika.core.errors import InterruptedRunError, StopRequested
+from tsuika.core.errors import InterruptedRunError, RecipeError, StopRequested, outer_cause
 from tsuika.core.events import Event, Finished, Phase, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
@@ -32,7 +32,7 @@ from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
-from tsuika.training import loggers, optim, preparation, run
+from tsuika.training import loggers, notify, optim, preparation, run
 
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
@@ -237,14 +237,23 @@ def _run(
     # Of a process that was killed before it could answer.
     folder.takes(folder.stop_request)
     events = _with_note(run.train(recipe, folder, services(), resume=resume), () if resume else _usual(recipe))
-    result = yield from _recorded(events, recipe, folder, notes)
-    if not _is_main():
-        return Trained(folder.root, {})
-    yield Phase("report")
-    _report(result, notes, again, scorer, language)
+    name, places, lang = folder.result_name(recipe.output.name), recipe.train.notify, language or "en"
+    try:
+        result = yield from _recorded(events, recipe, folder, notes)
+        if not _is_main():
+            return Trained(folder.root, {})
+        yield Phase("report")
+        _report(result, notes, again, scorer, language)
+    except Exception as error:
+        # Who stops it knows; what is wrong with a recipe is said at once.
+        if _is_main() and not isinstance(error, InterruptedRunError | RecipeError):
+            yield from notify.send(places, notify.of_failure(name, outer_cause(error) or error, lang), failed=True)
+        raise
     if folder.stop_request.exists() and result.stopped_by == "user":
         raise _stopped(folder, result.step)
-    return Trained.read(folder.root)
+    done = Trained.read(folder.root)
+    yield from notify.send(places, notify.of_end(name, done.report, lang))
+    return done
 
 
 def _usual(recipe: Recipe) -> Iterator[Warned]:

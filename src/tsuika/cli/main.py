@@ -18,6 +18,7 @@ from tsuika.cli import (
     evaluate,
     language,
     progress,
+    publishing,
     runs,
     screen,
     searching,
@@ -129,6 +130,12 @@ for command, text in (
     (runs.stop, _("Stop a training run between two steps; everything is saved, and it can be resumed.")),
     (runs.sample, _("Have a running training generate its previews now.")),
     (runs.export, _("Copy a result into a program's folder, read it back, with an image and a card beside it.")),
+    (
+        publishing.publish,
+        _(
+            "Upload a result to the Hugging Face hub with a model card, or write that into a folder, with a text for Civitai."
+        ),
+    ),
     (check.check, _("Check a folder of images: unreadable, small, blurred, near-duplicates, captions, variety.")),
     (annotating.mask, _("Make masks for images by a model: shown first, and with --out beside linked copies.")),
     (annotating.caption, _("Write captions for images by a model: shown first, and with --out beside linked copies.")),

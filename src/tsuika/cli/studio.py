@@ -13,7 +13,7 @@ from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
 ELSEWHERE: Final = frozenset(
-    {"studio", "demo", "train", "resume", "status", "stop", "sample", "export", "doctor", "settings"}
+    {"studio", "demo", "train", "resume", "status", "stop", "sample", "export", "publish", "doctor", "settings"}
 )
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 

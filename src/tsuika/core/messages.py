@@ -365,6 +365,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The logger {name} has failed ({error})",
             "The training goes on without it; everything is in events.jsonl all the same.",
         ),
+        "TR024": (
+            "The message about the end of the training could not be sent to {place}",
+            "{why}",
+            "The training and its files are not affected. Check the address: train.notify",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (
@@ -588,6 +593,31 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The Hugging Face Hub could not be reached, or refused access",
             "{why}",
             "Check the connection, the name and the licence; or give a folder or file on this machine.",
+        ),
+        "NW002": (
+            "Nobody is logged in to the Hugging Face Hub",
+            "There is no access token on this machine, and without one nothing can be uploaded.",
+            "Make a token that may write (https://huggingface.co/settings/tokens), then: hf auth login, or set HF_TOKEN.",
+        ),
+        "NW003": (
+            "The Hugging Face Hub refuses the upload",
+            "{why}",
+            "Check that the token may write there (hf auth whoami), the name, and the licence's id.",
+        ),
+        "NW004": (
+            "The Hugging Face Hub could not be reached, or did not take the files",
+            "{why}",
+            "Nothing of it is visible there. Check the connection and try again; --out DIR writes the files without it.",
+        ),
+        "NW005": (
+            "The repository has files of these names already",
+            "They are: {names}. Files are not overwritten unless you ask for it.",
+            "Name another repository, or add --overwrite.",
+        ),
+        "NW006": (
+            "The repository is public",
+            "--private is for a repository that is made; who sees an existing one is not changed.",
+            "Make it private in its settings on the hub, or name another repository.",
         ),
         "VA001": (
             "{vae} overflows in {precision}",

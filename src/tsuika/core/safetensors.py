@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -214,6 +215,23 @@ def save_tensors(
         stream.write(_header_bytes(tensors, metadata))
         for name, tensor in _ordered(tensors):
             stream.write(_bytes(make(name) if make else tensor))
+
+
+def copy_without(source: Path, target: Path, fields: Iterable[str]) -> bool:
+    """Copy a file without some fields of its metadata, the tensors as they are; False, and no copy, if it has none of
+    them. Raises FormatError: as `read_header`; TsuikaError: as `files.whole`."""
+    dropped = {*fields} & read_header(source).metadata.keys()
+    if not dropped:
+        return False
+    with source.open("rb") as stream, files.whole(target) as temporary, temporary.open("wb") as copy:
+        table = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        table["__metadata__"] = {key: text for key, text in table["__metadata__"].items() if key not in dropped}
+        header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+        # Tensors begin at a multiple of 8, as the library has it.
+        header += b" " * (-len(header) % 8)
+        copy.write(len(header).to_bytes(8, "little") + header)
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    return True
 
 
 def data_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -283,6 +283,11 @@ class Train(Section):
         "Loggers that numbers and previews are sent to as well, by Accelerate's names: tensorboard, wandb, mlflow, trackio, "
         "...; none = nothing is sent",
     )
+    notify: tuple[str, ...] = expert(
+        (),
+        "Where a message goes at the end of a training run: addresses of Apprise such as json://HOST/PATH, or files that list "
+        "them; none = nothing is sent",
+    )
 
     @field_validator("huber_schedule", "huber_c", "multires_noise_discount")
     @classmethod

@@ -141,7 +141,8 @@ def write_report(
         stopped_by=notes.finished.stopped_by,
         steps_planned=recipe.train.steps,
         steps_done=notes.finished.steps_done,
-        recipe_toml=config.dump(recipe),
+        # Addresses of messages may hold passwords, and a report is shown to others.
+        recipe_toml=config.dump(recipe.model_copy(update={"train": recipe.train.model_copy(update={"notify": ()})})),
         losses=tuple(notes.losses),
         look_losses=tuple(notes.look_losses),
         best_step=best_step,
@@ -174,10 +175,23 @@ class _Artifact(BaseModel, strict=True):
     format: str
 
 
+class _Shown(BaseModel, strict=True):
+    prompt: str
+
+
+class _Guard(BaseModel, strict=True):
+    sentence: dict[str, str]
+
+
 class _Report(BaseModel, strict=True):
     """What tsuika itself reads of a `report.json`."""
 
     method: str
+    family: str
+    trigger: str
+    pictures: list[Any]
+    before_after: list[_Shown]
+    guard: _Guard | None
     stopped_by: str
     steps_done: int
     best_step: int | None

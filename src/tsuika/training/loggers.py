@@ -152,5 +152,5 @@ def _measured(event: Judged) -> Iterator[tuple[str, float]]:
 def _settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     for section in ("method", "train", "regularize", "guard"):
         for leaf, value in getattr(recipe, section).model_dump(mode="json").items():
-            if (section, leaf) != ("method", "start"):
+            if (section, leaf) not in (("method", "start"), ("train", "notify")):
                 yield f"{section}.{leaf}", ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -35,7 +35,7 @@ from tsuika.data.reg_images import RegularizedBank
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
-from tsuika.training import loggers, preservation, regularization_images, surroundings
+from tsuika.training import loggers, notify, preservation, regularization_images, surroundings
 from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
@@ -161,6 +161,7 @@ def read_inputs(
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     loggers.check(recipe.train.log_with)
+    notify.check(recipe.train.notify)
     yield from recipe.remarks
     settings = completed(recipe)
     regularization_images.requested(recipe.data)

@@ -26,7 +26,7 @@ from tsuika.training.prepared import Prepared
 # weights, and what is a note of its own.
 _FREE: Final = {
     *("base.model", "base.tokenizer", "base.vae", "base.artifacts", "data.images", "data.masks", "data.reg_images"),
-    *("method.start", "train.device", "train.log_with", "output", "preview"),
+    *("method.start", "train.device", "train.log_with", "train.notify", "output", "preview"),
 }
 _CHUNK: Final = 1 << 22  # numbers that are summed at once, for the memory that this takes
 
