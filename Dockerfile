@@ -7,8 +7,11 @@ COPY src src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim-bookworm
-# The default index has builds with CUDA, many times as large.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+# Where the default index has builds with CUDA, many times as large, name one of builds for the processor:
+#   docker build --build-arg TORCH_FLAGS="--index-url ..." -t tsuika .
+ARG TORCH_FLAGS=""
+# hadolint ignore=SC2086
+RUN pip install --no-cache-dir $TORCH_FLAGS torch==2.13.0
 RUN --mount=from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir "$(echo /wheels/*.whl)[heif,search,caption]"
 # Runs, and in cache/ what is encoded or downloaded; a new volume has this owner.
