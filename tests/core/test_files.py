@@ -138,6 +138,16 @@ def test_a_folder_that_cannot_be_written_into_is_told_before(tmp_path: Path, mon
     assert (refused.value.code, refused.value.where) == ("RS003", str(tmp_path))
 
 
+def test_a_place_that_may_not_be_looked_at_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(ResourceError) as refused:
+        files.check_place(tmp_path / "a")
+    assert (refused.value.code, refused.value.where) == ("RS003", str(tmp_path / "a"))
+
+
 HOLD = """
 import sys
 from pathlib import Path
