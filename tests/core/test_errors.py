@@ -13,7 +13,7 @@ from string import Formatter
 import pytest
 
 import tsuika
-from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.errors import ModelError, TsuikaError, misspelt
 from tsuika.core.events import note
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.texts import Text
@@ -43,6 +43,12 @@ def test_what_goes_into_a_message_is_translated_with_it() -> None:
     assert why in error.describe("en") and why.to("ja") in error.describe("ja")
     assert why in warned.message and why.to("ja") in warned.words("ja")
     assert json.loads(warned.to_json())["params"] == {"why": why}
+
+
+def test_a_misspelt_name_is_told_the_nearest_and_all_that_there_are() -> None:
+    error = misspelt("method.adapter", "lokon", ["lora", "loha", "locon"])
+    assert error.code == "RC002" and "`method.adapter` cannot be `lokon`" in error.part("what")
+    assert error.part("why") == "Did you mean locon? Possible values: lora, loha, locon"
 
 
 def test_a_sentence_is_all_parts_of_a_message_in_their_order() -> None:
