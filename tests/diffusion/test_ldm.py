@@ -33,7 +33,7 @@ def test_a_convolution_of_one_pixel_is_a_linear_layer_and_nothing_else_is() -> N
         taken = ldm.take(numbers.reshape(stored), ldm.Place("a"), asked)
         assert taken.shape == asked and torch.equal(taken.flatten(), numbers)
     for wrong in ((3, 2), (6,), (2, 3, 1, 2), (1, 2, 3)):
-        with pytest.raises(ValueError, match="^2x3$"):
+        with pytest.raises(ValueError, match=r"^2x3$"):
             ldm.take(numbers.reshape(2, 3), ldm.Place("a"), wrong)
 
 
