@@ -209,6 +209,14 @@ def test_memorising_is_said_and_ends_the_range() -> None:
         assert replay(Judge(1000, 1e-4), [check(100, -0.301), check(120, -0.3, train)])[-1].code == code
 
 
+@pytest.mark.parametrize(("ahead", "likeness"), [(0.29, 144), (0.31, 120)])
+def test_the_range_ends_where_images_are_ahead_by_more_than_the_gain(ahead: float, likeness: int) -> None:
+    """In layout at two checks in a row, where the best step has gained 30 points."""
+    later = [check(step, -0.25, high_gap=ahead) for step in (120, 144)]
+    verdicts = replay(Judge(1000, 1e-4), [check(100, -0.3), *later])
+    assert verdicts[-1].evidence.range == Range(100, 100, likeness)
+
+
 def test_memorising_is_not_said_while_held_out_images_get_better() -> None:
     """Four images of an object: ahead by more than the gain from the first check on, and the best step came last."""
     rows = [check(100 + 20 * i, -0.03 - 0.01 * i, -0.3 - 0.05 * i, high_gap=0.2) for i in range(4)]
