@@ -174,6 +174,17 @@ def test_a_kronecker_product_over_three_layers_is_cut(rows: int) -> None:
         torch.testing.assert_close(found, third)
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_a_kronecker_product_over_a_norm_is_turned(rows: int) -> None:
+    """Its halves in the other order, whether or not the first factor has halves."""
+    parts = {"lokr_w1": drawn((rows, 1), 1), "lokr_w2": drawn((6, 3 * rows), 2)}
+    first, second = torch.kron(parts["lokr_w1"], parts["lokr_w2"]).chunk(2)
+    ((name, made),) = fused.split("unet.final_layer.adaLN_modulation.1", parts).items()
+    found = made["diff"] if "diff" in made else torch.kron(made["lokr_w1"], made["lokr_w2"])
+    torch.testing.assert_close(found, torch.cat([second, first]))
+    assert name == "unet.norm_out.linear"
+
+
 def test_relatives_with_the_same_names_are_none_of_ours(tmp_path: Path) -> None:
     """FLUX's first blocks and Qwen's are called as SD3's."""
     block, down = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", torch.zeros(2, 4)
