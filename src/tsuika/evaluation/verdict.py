@@ -161,8 +161,8 @@ def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgeme
     extra = copies - int(base.copies.sum())
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
-    enough = gain is not None and 0 < gain.mean >= LEAST * way(base, scale)
-    gained, unclear = enough and gain.sign > 0, enough and gain.sign == 0
+    side = gain.sign if gain is not None and 0 < gain.mean >= LEAST * way(base, scale) else None
+    gained, unclear = side == 1, side == 0
     copying = are_copies(extra, drawings) and extra >= COPIED * drawings
     slight = gain is not None and gain.mean < SEEN * way(base, scale)
     return Judgement(gain, gained, unclear, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
