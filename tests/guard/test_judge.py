@@ -187,6 +187,11 @@ def test_training_pictures_that_get_worse_stop_the_run_but_jitter_does_not() -> 
     assert {one.kind for one in replay(Judge(2000, 1e-4), jitter)} == {"go"}
 
 
+def test_three_rises_in_a_row_end_a_run_and_two_do_not() -> None:
+    rows = [check(50 + 10 * i, -0.03 + 0.01 * i, 0.03 * i) for i in range(4)]
+    assert [one.code == "GD003" for one in replay(Judge(2000, 1e-4), rows)] == [False, False, False, True]
+
+
 def test_nothing_learnt_is_said_after_a_third_and_not_where_the_training_pictures_improve() -> None:
     judge, verdicts = run(lambda s: -1e-5, steps=1500)
     assert verdicts[-1].code == "GD004" and 500 <= judge.checks[-1].step < 650
