@@ -174,6 +174,17 @@ def test_a_kronecker_product_over_three_layers_is_cut(rows: int) -> None:
         torch.testing.assert_close(found, third)
 
 
+@pytest.mark.parametrize("given", ["qkv", "qv", "k"])
+def test_whole_matrices_stand_below_one_another_with_zeros_for_those_that_are_not_there(given: str) -> None:
+    parts = {x: {"diff": drawn((6, 4), n), "diff_b": drawn((6,), 10 + n)} for n, x in enumerate("qkv")}
+    made = fused.join({("unet", f"transformer_blocks.0.attn.to_{x}"): parts[x] for x in given}, "kohya")
+    ((key, whole),) = made.items()
+    assert key == ("unet", "joint_blocks.0.x_block.attn.qkv") and set(whole) == {"diff", "diff_b"}
+    for name, tensor in whole.items():
+        for x, third in zip("qkv", tensor.chunk(3), strict=True):
+            torch.testing.assert_close(third, parts[x][name] if x in given else torch.zeros_like(third))
+
+
 @pytest.mark.parametrize("rows", [2, 3, 4])
 def test_a_kronecker_product_over_a_norm_is_turned(rows: int) -> None:
     """Its halves in the other order, whether or not the first factor has halves."""
