@@ -390,6 +390,7 @@ def test_the_last_verdict_of_a_run_closes_it(held: Curve, train: Curve | None, c
     for step in (100, 200, 400, 800, 1000):
         verdict = judge.update(check(step, held(step), train(step) if train else held(step)))
     assert verdict.code == code and not judge.to_come
+    assert verdict.kind == ("stop" if code == "GD005" else "go")
     assert "waiting" not in verdict.words("en") and "1000" in verdict.words("en")
 
 
