@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
 import tsuika
-from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.errors import ModelError, TsuikaError, misspelt
 from tsuika.core.events import note
+from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.texts import Text
 
 
@@ -41,6 +43,24 @@ def test_what_goes_into_a_message_is_translated_with_it() -> None:
     assert why in error.describe("en") and why.to("ja") in error.describe("ja")
     assert why in warned.message and why.to("ja") in warned.words("ja")
     assert json.loads(warned.to_json())["params"] == {"why": why}
+
+
+def test_a_misspelt_name_is_told_the_nearest_and_all_that_there_are() -> None:
+    error = misspelt("method.adapter", "lokon", ["lora", "loha", "locon"])
+    assert error.code == "RC002" and "`method.adapter` cannot be `lokon`" in error.part("what")
+    assert error.part("why") == "Did you mean locon? Possible values: lora, loha, locon"
+
+
+def test_a_sentence_is_all_parts_of_a_message_in_their_order() -> None:
+    """What happened as a sentence of its own, then why and what to do as far as the message has them; in any language."""
+    for code, message in MESSAGES.items():
+        every = message.what, message.why, message.do
+        gaps = {name for part in every for _text, name, _spec, _conversion in Formatter().parse(part) if name}
+        params = dict.fromkeys(gaps, "x")
+        said = sentence(code, params)
+        what, *more = (part.filled(params) for part in every if part)
+        assert said == " ".join([f"{what}.", *more])
+        assert all(part.to("ja") in said.to("ja") for part in (what, *more))
 
 
 def test_no_message_is_filled_with_english_alone() -> None:

@@ -116,11 +116,19 @@ def test_names_that_no_file_can_have(name: str, tmp_path: Path) -> None:
     assert refused.value.code == "RC028"
 
 
+def test_the_longest_name_is_that_of_the_usual_file_systems() -> None:
+    """255 bytes on ext4, APFS and NTFS; the error says which part of a path is longer."""
+    longest, longer = "猫" * 85, "猫" * 85 + "x"
+    assert len(longest.encode()) == 255 and names.refused(Path("a", longest, "b")) is None
+    assert longer in (names.refused(Path("a", longer, "b")) or "")
+
+
 def test_a_part_of_the_path_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     with pytest.raises(RecipeError) as refused:
         files.check_out(tmp_path / "a" / "b" / "c.png")
-    assert refused.value.code == "RC028" and str(tmp_path / "a") in str(refused.value)
+    assert refused.value.code == "RC028"
+    assert refused.value.part("why") == f"{tmp_path / 'a'} is a file, not a folder."
 
 
 def test_a_folder_that_cannot_be_written_into_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +136,16 @@ def test_a_folder_that_cannot_be_written_into_is_told_before(tmp_path: Path, mon
     with pytest.raises(ResourceError) as refused:
         files.check_out(tmp_path / "new" / "a.png")
     assert (refused.value.code, refused.value.where) == ("RS003", str(tmp_path))
+
+
+def test_a_place_that_may_not_be_looked_at_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(ResourceError) as refused:
+        files.check_place(tmp_path / "a")
+    assert (refused.value.code, refused.value.where) == ("RS003", str(tmp_path / "a"))
 
 
 HOLD = """

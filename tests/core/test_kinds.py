@@ -105,6 +105,20 @@ def test_headers_that_are_made_to_fail(header: bytes, tmp_path: Path) -> None:
     assert caught.value.code == "MD003" and len(str(caught.value)) < 2000
 
 
+def test_a_damaged_header_is_told_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+    wrong = {
+        "`a` has the unknown number type 'F7'": {"a": ENTRY | {"dtype": "F7"}},
+        "`a` has 8 bytes, which does not fit F16 [2]": {"a": ENTRY | {"dtype": "F16"}},
+        "`b` begins at byte 4 of the data instead of 8": {"a": ENTRY, "b": ENTRY | {"data_offsets": [4, 12]}},
+    }
+    for why, table in wrong.items():
+        header = json.dumps(table).encode()
+        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+        with pytest.raises(FormatError) as caught:
+            read_header(tmp_path / "a")
+        assert f"tensor {why}" in caught.value.part("why")
+
+
 def test_what_the_library_refuses_is_damaged(tmp_path: Path) -> None:
     """A number type of four bits: the header is right, and torch has no such numbers."""
     raw = json.dumps({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()

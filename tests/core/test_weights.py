@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tsuika.core import kinds
 from tsuika.core.errors import ModelError
-from tsuika.core.weights import load_pickle, open_folder, save_pickle
+from tsuika.core.weights import load_pickle, open_folder, open_weights, save_pickle
 
 # What A1111 1.0 to 1.10 let pass (modules/safe.py there): anything else in the zip makes it call the file malicious.
 ALLOWED = re.compile(r"[^/]+/((data/\d+)|version|(data\.pkl))")
@@ -54,3 +55,14 @@ def test_an_index_that_leads_elsewhere_is_damaged(places: object, tmp_path: Path
     with pytest.raises(ModelError, match="weight_map") as caught:
         open_folder(tmp_path, "model")
     assert caught.value.code == "MD003"
+
+
+def test_tensors_in_tables_and_lists_are_named_by_the_way_to_them(tmp_path: Path) -> None:
+    """As in a hypernetwork: by a width, two nets, and each net's tensors."""
+    first, second = torch.arange(6.0).reshape(2, 3), torch.arange(4.0)
+    torch.save({768: ({"linear.0.weight": first}, {"linear.0.bias": second}), "step": 3}, tmp_path / "a.pt")
+    opened = open_weights(tmp_path / "a.pt")
+    assert opened.shapes == {"768.0.linear.0.weight": (2, 3), "768.1.linear.0.bias": (4,)}
+    assert opened.kind is kinds.HYPERNETWORK
+    assert torch.equal(opened.tensor("768.0.linear.0.weight"), first)
+    assert torch.equal(opened.tensor("768.1.linear.0.bias"), second)

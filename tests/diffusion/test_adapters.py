@@ -182,6 +182,25 @@ def test_full_norm_and_bias_are_sums() -> None:
     assert adapters.changed({"diff_b": shift}, weight) is weight
 
 
+def test_what_a_layer_is_made_of_says_what_it_changes_and_how() -> None:
+    """More than a bias; by a matrix that is there without the weight; with the weight; and what is a sum beside it."""
+    magnitude, bias = {"dora_scale": random(12, 1)}, {"diff_b": random(12)}
+    norm, diff = {"w_norm": random(12), "b_norm": random(12)}, {"diff": random(*LINEAR)}
+    for parts, weight, matrix, reads, beside in (
+        (low_rank(LINEAR), True, True, False, set()),
+        (low_rank(LINEAR) | bias, True, True, False, {"diff_b"}),
+        (low_rank(LINEAR) | {"lora_up.bias": random(12)}, True, True, False, {"diff_b"}),
+        (low_rank(LINEAR) | magnitude, True, False, True, set()),
+        (diff | bias, True, True, False, {"diff_b"}),
+        (norm, True, False, False, {"w_norm", "b_norm"}),
+        ({"oft_blocks": random(3, 4, 4)}, True, False, True, set()),
+        (bias, False, False, False, {"diff_b"}),
+        ({"lora_down.weight": random(3, 8)}, True, False, False, set()),
+    ):
+        said = adapters.changes_weight(parts), adapters.has_matrix(parts), adapters.reads_weight(parts)
+        assert (*said, set(adapters.beside(parts))) == (weight, matrix, reads, beside), list(parts)
+
+
 @pytest.mark.parametrize(
     ("parts", "kind"),
     [

@@ -54,6 +54,11 @@ def test_every_stratum_gets_one_timestep_and_all_are_reached(size: int) -> None:
     assert len(draws.unique()) > 800
 
 
+def test_as_many_draws_as_timesteps_are_each_of_them_once() -> None:
+    drawn = stratified_timesteps(16, 16, torch.Generator().manual_seed(1))
+    assert drawn.tolist() != list(range(16)) and sorted(drawn.tolist()) == list(range(16))
+
+
 def test_min_snr_bounds_epsilon_weights_and_is_one_below_gamma() -> None:
     alphas = alphas_cumprod_T(CONFIGS[0])
     weight = min_snr_weight("epsilon", alphas, 5.0)

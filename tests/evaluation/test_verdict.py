@@ -49,6 +49,17 @@ def told(points: list[Point], base: Tables = BASE, scale: Scale = SCALE, *, doub
     return Evaluation("mascot", "tsuipi", "embedded", asked, (1, 2), base, tuple(points), scale, found, ())
 
 
+def test_what_may_be_chance_is_not_told_as_nothing() -> None:
+    """Likeness up by a tenth of the way, by less than the drawings vary, and by as much with drawings that vary little."""
+    wide = replace(tables(0.2), fidelity=table(0.2, 1, spread=0.5))
+    unsure, sure = told([point(wide)]), told([point(tables(0.2))])
+    assert (unsure.verdict.grade, sure.verdict.grade) == ("unclear", "slight")
+    assert "too few to tell" in said(unsure) and "--seeds 4" in said(unsure)
+    worse = replace(wide, fidelity=table(0.05, 1, spread=0.5))
+    assert told([point(worse)]).verdict.grade == "nothing"
+    assert "It costs all the same" in said(told([point(replace(wide, others=tables(0, others=0.5).others))]))
+
+
 @pytest.mark.parametrize(
     ("found", "grade"),
     [

@@ -24,8 +24,8 @@ from tsuika import families, formats
 from tsuika.core.errors import FormatError
 from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, canonical, model_tensors, own_tensors
-from tsuika.families import StableDiffusion
-from tsuika.formats.checkpoint import DiffusersFolder, SingleFile, rows
+from tsuika.families import FAMILIES, StableDiffusion
+from tsuika.formats.checkpoint import DiffusersFolder, SingleFile, copy_yaml, header_metadata, rows
 from tsuika.methods.dreambooth import DreamBooth
 from tsuika.methods.dreambooth import weights as dreambooth
 
@@ -290,3 +290,26 @@ def test_other_methods_are_refused(tmp_path: Path) -> None:
             format_.write(Artifact("lora", "sd1", {}), tmp_path / "made", dtype=torch.float16)
         with pytest.raises(FormatError):
             format_.read(tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", [row.name for row in FAMILIES])
+def test_a_file_says_of_itself_what_the_model_spec_asks_for(name: str) -> None:
+    """ModelSpec 1.0.1: four fields of every file, and of a model for images its size."""
+    facts = {"native_size_px": "640", "name": "mine", "trigger": "zuzu"}
+    made = header_metadata(Artifact("dreambooth", name, {}, facts))
+    said = {key.removeprefix("modelspec."): text for key, text in made.items() if key.startswith("modelspec.")}
+    assert said["sai_model_spec"] == "1.0.1" and said["architecture"] and said["implementation"]
+    assert (said["title"], said["resolution"], said["trigger_phrase"]) == ("mine", "640x640", "zuzu")
+    own = header_metadata(Artifact("dreambooth", name, {}, {**facts, "title": "theirs", "resolution": "512x768"}))
+    assert (own["modelspec.title"], own["modelspec.resolution"]) == ("theirs", "512x768")
+
+
+def test_a_copy_has_the_yaml_of_its_original_and_no_other(tmp_path: Path) -> None:
+    source, out = tmp_path / "a" / "model.safetensors", tmp_path / "b.safetensors"
+    source.parent.mkdir()
+    assert not copy_yaml(source, out) and not out.with_suffix(".yaml").exists()
+    out.with_suffix(".yaml").write_text("of another model")
+    assert not copy_yaml(source, out) and not out.with_suffix(".yaml").exists()
+    source.with_suffix(".yaml").write_text("v")
+    assert copy_yaml(source, out) and out.with_suffix(".yaml").read_text() == "v"
+    assert not copy_yaml(source, source.with_suffix(".ckpt")) and source.with_suffix(".yaml").read_text() == "v"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tsuika.formats import kohya
-from tsuika.formats.kohya import dotted, layer_name
+from tsuika.core.types import Artifact
+from tsuika.formats import kohya, lora
+from tsuika.formats.kohya import dotted, header_metadata, layer_name
 from tsuika.formats.kohya_lora import KohyaLora
 
 FULL = {
@@ -174,3 +175,21 @@ def test_both_spellings_of_every_layer_are_read(geometry) -> None:
 )
 def test_a_name_that_no_unet_has_is_not_read(name: str) -> None:
     assert dotted("unet", name) is None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "module"),
+    [
+        ({"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)}, "networks.lora"),
+        ({"lora_down.weight": (2, 8), "lora_up.weight": (8, 2), "dora_scale": (8, 1)}, "lycoris.kohya"),
+        ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2), "hada_w2_b": (2, 8)}, "lycoris.kohya"),
+    ],
+)
+def test_the_header_names_the_module_that_can_train_such_layers(
+    shapes: dict[str, tuple[int, ...]], module: str
+) -> None:
+    """kohya's own makes plain LoRA alone; all else is LyCORIS'."""
+    layer = "unet.mid_block.attentions.0.proj_in"
+    artifact = Artifact("lora", "sd1", {f"{layer}.{part}": torch.ones(shape) for part, shape in shapes.items()})
+    made = header_metadata(artifact, lora.layers(artifact, "kohya"))
+    assert (made["ss_network_module"], made["ss_network_dim"]) == (module, "2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact, canonical
 from tsuika.diffusion import adapters
-from tsuika.formats import bundled, find
+from tsuika.formats import bundled, find, layouts
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
@@ -347,3 +347,25 @@ def test_real_words_are_read(name: str) -> None:
     got = _real(name)
     assert (got.method, got.family) == ("textual-inversion", "sd1")
     assert torch.equal(got.tensors[f"{word}.text_encoder"][0], vector.detach())
+
+
+@pytest.mark.parametrize("count", [128, 144])
+def test_the_oldest_files_are_a_bare_list_in_the_order_of_those_that_name_their_layers(count: int) -> None:
+    """Up and down in turn: layer n of the UNet is 2 n and 2 n + 1. With 144 the feed-forward layers are there, too."""
+    ups = {n: 2560 if count == 144 and n % 9 == 4 else 320 for n in range(count)}
+    shapes = {(n, way): (ups[n], 4) if way == "up" else (4, 320) for n in range(count) for way in ("up", "down")}
+    named = {f"unet:{n}:{way}": shape for (n, way), shape in shapes.items()}
+    bare = {str(2 * n + (way == "down")): shape for (n, way), shape in shapes.items()}
+    ours, theirs = (layouts.layout_of(keys) for keys in (named, bare))
+    assert ours is theirs is not None and ours.name == "cloneofsimo"
+    found = theirs.names(bare)
+    assert len(set(found.values())) == 2 * count
+    for n, way in shapes:
+        name = found[str(2 * n + (way == "down"))]
+        assert name == ours.names(named)[f"unet:{n}:{way}"] and name[2] == f"lora_{way}.weight"
+
+
+@pytest.mark.parametrize("numbers", [[0], range(127), range(1, 129)])
+def test_a_numbered_file_with_other_layers_is_none_of_ours(numbers: Iterable[int]) -> None:
+    keys = {f"unet:{n}:{way}": (320, 4) for n in numbers for way in ("up", "down")}
+    assert layouts.layout_of(keys) is None

@@ -174,6 +174,28 @@ def test_a_kronecker_product_over_three_layers_is_cut(rows: int) -> None:
         torch.testing.assert_close(found, third)
 
 
+@pytest.mark.parametrize("given", ["qkv", "qv", "k"])
+def test_whole_matrices_stand_below_one_another_with_zeros_for_those_that_are_not_there(given: str) -> None:
+    parts = {x: {"diff": drawn((6, 4), n), "diff_b": drawn((6,), 10 + n)} for n, x in enumerate("qkv")}
+    made = fused.join({("unet", f"transformer_blocks.0.attn.to_{x}"): parts[x] for x in given}, "kohya")
+    ((key, whole),) = made.items()
+    assert key == ("unet", "joint_blocks.0.x_block.attn.qkv") and set(whole) == {"diff", "diff_b"}
+    for name, tensor in whole.items():
+        for x, third in zip("qkv", tensor.chunk(3), strict=True):
+            torch.testing.assert_close(third, parts[x][name] if x in given else torch.zeros_like(third))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_a_kronecker_product_over_a_norm_is_turned(rows: int) -> None:
+    """Its halves in the other order, whether or not the first factor has halves."""
+    parts = {"lokr_w1": drawn((rows, 1), 1), "lokr_w2": drawn((6, 3 * rows), 2)}
+    first, second = torch.kron(parts["lokr_w1"], parts["lokr_w2"]).chunk(2)
+    ((name, made),) = fused.split("unet.final_layer.adaLN_modulation.1", parts).items()
+    found = made["diff"] if "diff" in made else torch.kron(made["lokr_w1"], made["lokr_w2"])
+    torch.testing.assert_close(found, torch.cat([second, first]))
+    assert name == "unet.norm_out.linear"
+
+
 def test_relatives_with_the_same_names_are_none_of_ours(tmp_path: Path) -> None:
     """FLUX's first blocks and Qwen's are called as SD3's."""
     block, down = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", torch.zeros(2, 4)

@@ -187,6 +187,11 @@ def test_training_pictures_that_get_worse_stop_the_run_but_jitter_does_not() -> 
     assert {one.kind for one in replay(Judge(2000, 1e-4), jitter)} == {"go"}
 
 
+def test_three_rises_in_a_row_end_a_run_and_two_do_not() -> None:
+    rows = [check(50 + 10 * i, -0.03 + 0.01 * i, 0.03 * i) for i in range(4)]
+    assert [one.code == "GD003" for one in replay(Judge(2000, 1e-4), rows)] == [False, False, False, True]
+
+
 def test_nothing_learnt_is_said_after_a_third_and_not_where_the_training_pictures_improve() -> None:
     judge, verdicts = run(lambda s: -1e-5, steps=1500)
     assert verdicts[-1].code == "GD004" and 500 <= judge.checks[-1].step < 650
@@ -203,10 +208,25 @@ def test_memorising_is_said_and_ends_the_range() -> None:
     verdicts = replay(judge, rows)
     assert [one.code for one in verdicts] == ["GD008", "GD008", "GD010", "GD007", "GD006"]
     assert verdicts[-1].evidence.range == Range(120, 120, 144)
-    assert replay(Judge(1000, 1e-4), [check(100, -0.03, -0.29)])[0].code == "GD007"
+    assert replay(Judge(1000, 1e-4), [check(100, -0.031), check(120, -0.03, -0.29)])[-1].code == "GD007"
     # Where more is gained than the limit, a gap below twice the gain is no alarm.
-    assert replay(Judge(1000, 1e-4), [check(100, -0.3, -0.89)])[0].code == "GD008"
-    assert replay(Judge(1000, 1e-4), [check(100, -0.3, -0.91)])[0].code == "GD007"
+    for train, code in ((-0.89, "GD010"), (-0.92, "GD007")):
+        assert replay(Judge(1000, 1e-4), [check(100, -0.301), check(120, -0.3, train)])[-1].code == code
+
+
+@pytest.mark.parametrize(("ahead", "likeness"), [(0.29, 144), (0.31, 120)])
+def test_the_range_ends_where_images_are_ahead_by_more_than_the_gain(ahead: float, likeness: int) -> None:
+    """In layout at two checks in a row, where the best step has gained 30 points."""
+    later = [check(step, -0.25, high_gap=ahead) for step in (120, 144)]
+    verdicts = replay(Judge(1000, 1e-4), [check(100, -0.3), *later])
+    assert verdicts[-1].evidence.range == Range(100, 100, likeness)
+
+
+def test_memorising_is_not_said_while_held_out_images_get_better() -> None:
+    """Four images of an object: ahead by more than the gain from the first check on, and the best step came last."""
+    rows = [check(100 + 20 * i, -0.03 - 0.01 * i, -0.3 - 0.05 * i, high_gap=0.2) for i in range(4)]
+    assert {one.code for one in replay(Judge(1000, 1e-4), rows)} == {"GD008"}
+    assert replay(Judge(1000, 1e-4), [*rows, check(180, -0.05, -0.5, high_gap=0.2)])[-1].code == "GD007"
 
 
 def test_the_range_lies_in_order_and_its_weights_are_kept() -> None:
@@ -370,6 +390,7 @@ def test_the_last_verdict_of_a_run_closes_it(held: Curve, train: Curve | None, c
     for step in (100, 200, 400, 800, 1000):
         verdict = judge.update(check(step, held(step), train(step) if train else held(step)))
     assert verdict.code == code and not judge.to_come
+    assert verdict.kind == ("stop" if code == "GD005" else "go")
     assert "waiting" not in verdict.words("en") and "1000" in verdict.words("en")
 
 
@@ -402,10 +423,10 @@ def test_a_flat_run_that_is_checked_at_its_end_alone_has_learned_nothing() -> No
 
 
 def test_only_the_last_gap_in_detail_warns_and_a_check_without_training_images_hides_none() -> None:
-    wide, narrow = check(100, -0.03, -0.29), check(120, -0.04, -0.05)
-    assert [one.code for one in replay(Judge(1000, 1e-4), [wide, narrow])] == ["GD007", "GD008"]
+    best, wide, narrow = check(90, -0.031), check(100, -0.03, -0.29), check(120, -0.03, -0.05)
+    assert [one.code for one in replay(Judge(1000, 1e-4), [best, wide, narrow])] == ["GD008", "GD007", "GD010"]
     blind = replace(wide, step=120, reading=replace(wide.reading, train=Ratios()))
-    assert [one.code for one in replay(Judge(1000, 1e-4), [wide, blind])] == ["GD007", "GD007"]
+    assert [one.code for one in replay(Judge(1000, 1e-4), [best, wide, blind])] == ["GD008", "GD007", "GD007"]
 
 
 @pytest.mark.parametrize(("even", "odd", "best"), [(-0.01, 0.02, 0), (0.01, -0.03, 100)])

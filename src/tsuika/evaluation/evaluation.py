@@ -161,6 +161,10 @@ def _gained(evaluation: Evaluation) -> list[Text]:
             _("But the price is too high: {costs}.", costs=dear),
         ],
         "copies": [_("It copies: {copies} of {drawings} drawings are a training image again.", **counted)],
+        "unclear": [
+            _("Perhaps better than the base at what you trained; the drawings are too few to tell: {like}.", like=like),
+            _("Draw more of each prompt: --seeds {count}", count=2 * len(evaluation.seeds)),
+        ],
         "nothing": [
             _("No better than the base at what you trained: {like}.", like=like),
             _("That is within chance, or too little to see."),
@@ -180,7 +184,7 @@ def _gained(evaluation: Evaluation) -> list[Text]:
         said.append(_("It also costs: {costs}.", costs=costs))
     if row.grade == "nothing" and row.gain is not None and row.gain.sign < 0:
         said = [_("Less like what you trained than the base: {like}.", like=like)]
-    if row.grade == "nothing" and row.lost:
+    if row.grade in ("unclear", "nothing") and row.lost:
         said.append(_("It costs all the same: {costs}.", costs=costs))
     return said
 

@@ -27,6 +27,7 @@ GRADES: Final = {
     "doubtful": _("Doubtful: the guard saw no gain"),
     "dear": _("The price is too high"),
     "copies": _("It copies its training images"),
+    "unclear": _("Too few drawings to tell"),
     "nothing": _("Nothing gained"),
     "stiff": _("Every drawing nearly the same"),
     "unmeasured": _("Likeness not measured"),

@@ -10,8 +10,9 @@ A point is one set of weights at one strength. Against the base it has
 - copied: more drawings than chance makes of a result that copies nothing (`near_copies.are_copies`) are training images
   again, above the base's own, and `COPIED` of all.
 
-The grade is that of the file as it is, at strength 1: `copies`, `nothing` (not gained), `dear`, `slight` (gained, but less
-than `SEEN` of the way), `doubtful` (gained, but by the guard nothing was learned), `trade` (gained, and lost or moved), `good`;
+The grade is that of the file as it is, at strength 1: `copies`, `unclear` (as much as a gain on average, but the interval
+reaches 0), `nothing` (not gained), `dear`, `slight` (gained, but less than `SEEN` of the way), `doubtful` (gained, but by the
+guard nothing was learned), `trade` (gained, and lost or moved), `good`;
 without an encoder `copies`, `stiff` (diversity too dear) or `unmeasured`.
 
 A point's score is the share of the way from the base's likeness to that of the training images, times the share of
@@ -45,7 +46,7 @@ KEPT: Final = 0.7
 VARIED: Final = 0.5
 COPIED: Final = 0.05
 
-Grade = Literal["good", "trade", "slight", "doubtful", "dear", "copies", "nothing", "stiff", "unmeasured"]
+Grade = Literal["good", "trade", "slight", "doubtful", "dear", "copies", "unclear", "nothing", "stiff", "unmeasured"]
 Cost = Literal["adherence", "others", "diversity", "drift"]
 COSTS: Final[tuple[Cost, ...]] = ("adherence", "others", "diversity")  # those that are compared with the base
 Draws = NDArray[np.float64]
@@ -74,6 +75,7 @@ class Judgement:
 
     gain: Interval | None  # of fidelity
     gained: bool
+    unclear: bool  # a gain, were there more drawings that say so
     lost: tuple[Cost, ...]
     dear: tuple[Cost, ...]
     copies: int
@@ -91,7 +93,7 @@ class Judgement:
         if self.gain is None:
             return "stiff" if self.dear else "unmeasured"
         if not self.gained:
-            return "nothing"
+            return "unclear" if self.unclear else "nothing"
         if self.dear:
             return "dear"
         if self.slight or self.doubted:
@@ -159,10 +161,11 @@ def _judge(base: Tables, tables: Tables, scale: Scale, doubted: bool) -> Judgeme
     extra = copies - int(base.copies.sum())
     draws, score = _score(base, tables, scale)
     gain = difference(tables.fidelity, base.fidelity)
-    gained = gain is not None and gain.sign > 0 and gain.mean >= LEAST * way(base, scale)
+    side = gain.sign if gain is not None and 0 < gain.mean >= LEAST * way(base, scale) else None
+    gained, unclear = side == 1, side == 0
     copying = are_copies(extra, drawings) and extra >= COPIED * drawings
     slight = gain is not None and gain.mean < SEEN * way(base, scale)
-    return Judgement(gain, gained, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
+    return Judgement(gain, gained, unclear, lost, dear, copies, drawings, copying, slight, doubted, score, draws)
 
 
 def way(base: Tables, scale: Scale) -> float:

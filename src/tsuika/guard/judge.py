@@ -305,7 +305,8 @@ class Judge:
                 return say("stop", "GD006" if now.best_step else "GD039")
             if late:  # not before: the wobble around zero of a slow start is no optimum
                 return say("stop", "GD005")
-        if _memorising(self._usable(), _gain(best)):
+        # As long as held-out images get better, what is ahead of them is learned, too.
+        if now.best_step != now.step and _memorising(self._usable(), _gain(best)):
             return say("warn", "GD007")
         if now.best is None and ended:
             fits = self._trained() < NOTHING and not self._falls("held_out")
