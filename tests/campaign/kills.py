@@ -1,6 +1,7 @@
 """Kills, full and read-only disks, and odd surroundings: `pytest -m slow tests/campaign/kills.py`.
 
-KILLS (default 2) is how many times a run of each kind is killed, at random moments; SEED chooses them, and is printed.
+KILLS (default 2) is how many times runs of each kind (a method, with the guard or without) are killed, at random moments;
+SEED chooses them, and is printed.
 """
 
 from __future__ import annotations
@@ -64,30 +65,35 @@ def in_words(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize("guard", ["off", "on"])
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_any_moment_it_ends_with_the_same_bits(place: Path, method: str, guard: str) -> None:
+    """A run is killed again and again, until it comes to its end between two kills; then the next one."""
     chance = random.Random(f"{SEED} {method} {guard}")
-    whole, run, told = place / f"{method}-{guard}", place / f"{method}-{guard}-killed", place / "told.txt"
+    whole, told = place / f"{method}-{guard}", place / "told.txt"
+    warm = begin(place, told, "--version")
+    warm.join(PATIENCE_S)
     began = time.monotonic()
     calm = begin(place, told, *train(place, whole, method, guard))
     calm.join(PATIENCE_S)
     took = time.monotonic() - began
     assert calm.exitcode == 0, told.read_text()
-    words, kills = train(place, run, method, guard), 0
+    kills = runs = 0
     while kills < KILLS:
-        process = begin(place, told, *words)
-        process.join(chance.uniform(0.05, 0.9) * took)
-        if process.exitcode is None and process.pid:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join(PATIENCE_S)
-            kills += 1
-        elif process.exitcode == 0:
-            break
-        # Before its recipe was written there is nothing to go on with, and the folder is free.
-        words = ["resume", str(run)] if (run / "recipe.toml").exists() else words
-    last = begin(place, told, *words)
-    last.join(PATIENCE_S)
-    assert last.exitcode == 0, f"SEED={SEED}: {told.read_text()}"
-    assert hashes(run / "artifacts") == hashes(whole / "artifacts"), f"SEED={SEED}"
-    assert not list(run.rglob(".*.tmp"))
+        run = place / f"{method}-{guard}-{runs}"
+        runs += 1
+        ended = False
+        while not ended:
+            # Before its recipe was written there is nothing to go on with, and the folder is free.
+            words = ["resume", str(run)] if (run / "recipe.toml").exists() else train(place, run, method, guard)
+            process = begin(place, told, *words)
+            process.join(chance.uniform(0.02, 1.1) * took if kills < KILLS else PATIENCE_S)
+            if process.exitcode is None and process.pid:
+                os.kill(process.pid, signal.SIGKILL)
+                process.join(PATIENCE_S)
+                kills += process.exitcode == -signal.SIGKILL
+            ended = process.exitcode != -signal.SIGKILL
+            assert not ended or process.exitcode == 0, f"SEED={SEED}, kill {kills}: {told.read_text()}"
+        assert hashes(run / "artifacts") == hashes(whole / "artifacts"), f"SEED={SEED}, kill {kills}"
+        assert not list(run.rglob(".*.tmp"))
+    print(f"{method}, guard {guard}: {kills} kills in {runs} runs, each to the same bits; {took:.1f} s undisturbed")
 
 
 @contextmanager

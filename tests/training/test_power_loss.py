@@ -22,6 +22,7 @@ from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.core import files
 from tsuika.core.errors import InterruptedRunError
+from tsuika.core.rundir import RunDir
 
 # A folder's files and folders, by relative path; None is a folder.
 Tree = Mapping[str, bytes | None]
@@ -150,3 +151,4 @@ def test_a_run_goes_on_from_any_cut(place: Path, tmp_path: Path, guard: str, req
         with pytest.raises(InterruptedRunError) as none:
             _ = tsuika.resume(again).result
         assert none.value.code == "TR002"
+        RunDir(again).check_free()
