@@ -107,7 +107,7 @@ def from_hub(name: str, allowed: list[str], ignored: list[str] = _OTHER_FILES) -
         chosen = {"allow_patterns": allowed, "ignore_patterns": ignored}
         return Path(snapshot_download(name, local_files_only=asked is not None, **chosen))
     # The same, and whatever the hub's library meets in answers that are none of the hub's.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         ours = outer_cause(error)
         if ours is not None and ours.code in {"RS002", "RS003"}:
             raise ours from None
