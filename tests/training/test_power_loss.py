@@ -91,12 +91,13 @@ def recorded(run: Path, work: Callable[[], object]) -> list[Tree]:
     def standing_in(name: str) -> Callable[..., Any]:
         real = getattr(files, name)
 
-        def stand_in(path: Path, *rest: Any) -> None:
+        def stand_in(path: Path, *rest: Any) -> Any:
             remember()
-            real(path, *rest)
+            result = real(path, *rest)
             if name == "flush" and path.exists() and (path == run.parent or run in (path, *path.parents)):
                 disk.flush(path)
             remember()
+            return result
 
         return stand_in
 
