@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "families"))
 from family_files import write_tokenizer
 
+import tsuika
 from tsuika import config, formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.weights import open_weights
@@ -91,6 +93,30 @@ def test_a_result_without_tensors_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as error:
         formats.find(path).read(path)
     assert error.value.code == "MD003"
+
+
+@pytest.mark.parametrize("key", ["method.name", "base.model", "train.steps", "guard.refit", "data.images"])
+@pytest.mark.parametrize("how", ["no section", "no setting", "another type"])
+def test_the_status_of_a_run_whose_recipe_is_not_whole_is_refused(key: str, how: str, tmp_path: Path) -> None:
+    table, _, name = key.partition(".")
+    tables = config.read_tables(write_recipe(tmp_path / "recipe.toml"))
+    assert tsuika.status(tmp_path).result.steps == tables["train"]["steps"]
+    if how == "no section":
+        del tables[table]
+    elif how == "no setting":
+        del tables[table][name]
+    else:
+        tables[table][name] = [{"a": 1}]
+    (tmp_path / "recipe.toml").write_text(tomlkit.dumps(tables), encoding="utf-8")
+    with pytest.raises(FormatError) as error:
+        _ = tsuika.status(tmp_path).result
+    assert error.value.code == "TR011" and key in str(error.value)
+
+
+def write_recipe(path: Path) -> Path:
+    own = {"method.name": "lora", "base.model": "x", "data.images": "x", "data.trigger": "zuzu"}
+    path.write_text(config.dump(config.build(config.override({}, own))), encoding="utf-8")
+    return path
 
 
 def test_a_palette_that_is_not_there_is_damage(tmp_path: Path) -> None:
