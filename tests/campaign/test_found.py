@@ -19,9 +19,11 @@ from family_files import write_tokenizer
 import tsuika
 from tsuika import config, formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.types import Artifact
 from tsuika.core.weights import open_weights
 from tsuika.data import image
 from tsuika.families import SD1, sources
+from tsuika.formats import hypernetwork
 
 
 @pytest.mark.parametrize("header", [b"{}      ", b'{"__metadata__":{"format":"pt"}}'])
@@ -66,6 +68,21 @@ def test_a_hypernetwork_s_settings_of_other_types_are_refused(key: str, value: A
     torch.save({320: (net, net), "layer_structure": [1, 1], key: value}, tmp_path / "a.pt")
     with pytest.raises(FormatError) as error:
         formats.find(tmp_path / "a.pt").read(tmp_path / "a.pt")
+    assert error.value.code == "FM001"
+
+
+def test_a_hypernetwork_s_header_nested_too_deep_is_refused() -> None:
+    names = (
+        "layer_structure",
+        "activation_func",
+        "weight_init",
+        "is_layer_norm",
+        "dropout_structure",
+        "activate_output",
+    )
+    artifact = Artifact("hypernetwork", "sd1", {}, dict.fromkeys(names, "[" * 100_000))
+    with pytest.raises(FormatError) as error:
+        hypernetwork._checked(artifact, "a1111")
     assert error.value.code == "FM001"
 
 
