@@ -85,11 +85,9 @@ class RunStatus(JsonResult):
 def triggers(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Every trigger word of the sets, once, from tables."""
     shared = str(data.get("trigger", ""))
-    found = (str(one.get("trigger", shared)) for one in data.get("sets", ()))
-    return tuple(word for word in dict.fromkeys([*found] or [shared]) if word)
     sets = data.get("sets")
     found = (str(one.get("trigger", shared)) for one in sets if isinstance(one, dict)) if isinstance(sets, list) else ()
-    return [word for word in dict.fromkeys([*found] or [shared]) if word]
+    return tuple(word for word in dict.fromkeys([*found] or [shared]) if word)
 
 
 # Of the recipe, what is shown of it.
