@@ -185,7 +185,10 @@ def caption(
     captioner = captioners.load(
         model, pick_device(device), threshold=threshold, character_threshold=character_threshold, exclude=exclude
     )
-    silent, untouched = list[str](), list[str]()
+    silent, untouched, unknown = list[str](), list[str](), captioner.unknown
+    notes = [note("CP008", count=len(unknown), names=few(unknown), nearest=few(unknown.values()))] if unknown else []
+    # Before the work, which takes long: it can be begun again.
+    yield from notes
 
     def captioned(image: ImageFile) -> CaptionedImage:
         found, _notes = sources.caption(image.name)
@@ -202,12 +205,12 @@ def caption(
     made, left_out = yield from walked.through("caption", captioned)
     texts = [line for one in made for line in one.after.splitlines()]
     common = check_captions.phrases(texts, trigger, class_word)
-    notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
+    found_after = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
     if silent:
-        notes.append(note("CP005", count=len(silent), names=few(silent)))
+        found_after.append(note("CP005", count=len(silent), names=few(silent)))
     if untouched:
-        notes.append(note("CP007", count=len(untouched), trigger=trigger, names=few(untouched)))
-    yield from notes
+        found_after.append(note("CP007", count=len(untouched), trigger=trigger, names=few(untouched)))
+    yield from found_after
     if walked.out:
         yield Phase("write")
         _write_captions(made, walked)
@@ -222,7 +225,7 @@ def caption(
         tags=check_captions.tags(texts),
         common=common,
         out=walked.out,
-        notes=tuple(notes),
+        notes=(*notes, *found_after),
     )
 
 
