@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from browsing import AXE, SHOTS, Program, Visit, browser_path, studio, visiting
+from browsing import AXE, MINUTES, SHOTS, Program, Visit, browser_path, studio, visiting
 from PIL import Image
 from staged import stage
 
@@ -41,8 +41,6 @@ SCROLL = """async () => {
     return longest;
 }"""
 SCREENS = ("images", "plan", "train", "compare")
-# A machine that does much else needs more of it.
-MINUTES = 60_000 * int(os.environ.get("PATIENCE", "1"))
 
 
 @pytest.fixture
@@ -280,7 +278,7 @@ def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> N
 
 @pytest.mark.slow
 def test_every_further_part_in_both_languages_widths_and_themes(program: Program, tmp_path: Path) -> None:
-    """What opens on a screen, and what shows the results of jobs, which are staged here: nothing serious for axe-core."""
+    """What opens on a screen, and what shows the results of jobs, which are staged: nothing serious for axe-core."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     with visiting(program) as visit:
         key = visit.page.evaluate(
@@ -318,7 +316,8 @@ def test_every_further_part_in_both_languages_widths_and_themes(program: Program
         "picker": ("#/tools/merge", [".setting button"], "dialog .places"),
         "help": ("#/", ["header .icon-only >> nth=-1"], "dialog .keys"),
     }
-    for lang, width, theme in [(a, b, c) for a in ("en", "ja") for b in (1400, 400) for c in ("light", "dark")]:
+    # Every two of language, width and theme together once.
+    for lang, width, theme in (("en", 1400, "light"), ("ja", 400, "light"), ("en", 400, "dark"), ("ja", 1400, "dark")):
         locale = {"en": "en-US", "ja": "ja-JP"}[lang]
         with visiting(program, viewport={"width": width, "height": 900}, locale=locale, color_scheme=theme) as visit:
             page, which = visit.page, f"{lang}-{width}-{theme}"
@@ -374,7 +373,9 @@ def test_it_is_small(program: Program) -> None:
         process = psutil.Process(program.process.pid)
         memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
     first = sum(size for path, size in sizes if not path.startswith("/api"))
-    print(f"starts in {program.started_s:.1f} s ({cpu:.1f} s of the processor until here), {memory / 2**20:.0f} MB; first load {first / 1000:.0f} kB, all {sizes}")
+    print(
+        f"starts in {program.started_s:.1f} s ({cpu:.1f} s of the processor until here), {memory / 2**20:.0f} MB; first load {first / 1000:.0f} kB, all {sizes}"
+    )
     assert first < 150_000
     assert memory < 200 * 2**20
 
