@@ -14,6 +14,8 @@ from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
 ELSEWHERE: Final = frozenset({"studio", "resume", "status", "stop", "sample", "export", "publish", "settings"})
+# By these words the help of a flag says that a file or folder can be picked for it.
+PLACE: Final = re.compile(r"\b(files?|folders?|base model)\b", re.IGNORECASE)
 # What a flag can be where its help names all of it; tests compare this with the help and with what the library takes.
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "--dtype": ("fp16", "bf16", "fp32"),
@@ -76,16 +78,16 @@ def _flag(parameter: Any) -> dict[str, Any]:
     default = parameter.default if isinstance(parameter.default, str | int | float | bool) else None
     flag = "" if is_argument else parameter.opts[0]
     choices = CHOICES.get(flag or parameter.name, ())
+    kind = "flag" if getattr(parameter, "is_flag", False) else "choice" if choices else _kind(parameter)
     nothing = [] if default in choices or parameter.required else [""]
     return {
         "name": parameter.name,
         "flag": flag,
         "off": next(iter(parameter.secondary_opts), ""),
         "text": _texts(getattr(parameter, "help", "")),
-        "kind": "flag" if getattr(parameter, "is_flag", False) else "choice" if choices else _kind(parameter),
+        "kind": kind,
         "choices": [*nothing, *choices] if choices else [],
-        # Its help says so.
-        "is_place": bool(re.search(r"\b(files?|folders?)\b", str(getattr(parameter, "help", "")), re.IGNORECASE)),
+        "is_place": kind == "path" or (kind == "text" and bool(PLACE.search(str(parameter.help)))),
         "many": bool(parameter.multiple) or parameter.nargs != 1,
         "required": bool(parameter.required),
         "default": default,
