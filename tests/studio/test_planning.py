@@ -177,19 +177,17 @@ def paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 def test_what_can_be_chosen_is_what_the_library_takes() -> None:
     from tsuika.advice.evidence import GOALS
+    from tsuika.advice.rules import PROGRAMS
     from tsuika.api.masking import MODES
     from tsuika.methods import METHODS
     from tsuika.training.device import DTYPES
     from tsuika.vae.tune import PURPOSES
 
-    for name, known in {
-        "--goal": GOALS,
-        "--mode": MODES,
-        "method": METHODS,
-        "--dtype": DTYPES,
-        "--purpose": PURPOSES,
-    }.items():
-        assert set(CHOICES[name]) == set(known), name
+    known = {"--goal": GOALS, "--mode": MODES, "method": METHODS, "--dtype": DTYPES, "--purpose": PURPOSES}
+    for name, wanted in {**known, "--for": PROGRAMS}.items():
+        assert set(CHOICES[name]) == set(wanted), name
+    flags = [flag for one in described(typer.main.get_group(app)) for flag in one["flags"]]
+    assert CHOICES.keys() <= {flag["flag"] or flag["name"] for flag in flags}
 
 
 def test_a_form_says_no_to_what_is_on_by_itself(here: Running) -> None:

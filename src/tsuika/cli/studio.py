@@ -19,11 +19,11 @@ PLACE: Final = re.compile(r"\b(files?|folders?|base model)\b", re.IGNORECASE)
 # What a flag can be where its help names all of it; tests compare this with the help and with what the library takes.
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "--dtype": ("fp16", "bf16", "fp32"),
+    "--for": ("A1111", "Forge", "ComfyUI", "diffusers", "tsuika"),
     "--goal": ("character", "style", "object", "concept"),
     "--guard": ("on", "warn", "off"),
     "--mode": ("missing", "replace", "add"),
     "--prediction": ("auto", "epsilon", "v", "flow"),
-    "--program": ("A1111", "Forge", "ComfyUI", "diffusers", "tsuika"),
     "--purpose": ("balanced", "texture", "colour"),
     "--to": ("kohya", "diffusers", "a1111", "native", "single-file"),
     "--zero-terminal-snr": ("auto", "on", "off"),
