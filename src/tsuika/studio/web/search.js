@@ -123,6 +123,7 @@ function CrossValidation({ checked, onTake }) {
     <p class="soft small">${_("The training is done several times, each without another part of the images, so that every image judges once: surer with few images, and slower. How the folds compare is shown at the training.")}</p>
     <div class="row"><label class="row">${_("Folds")} <select value=${folds} onChange=${(/** @type {any} */ event) => onTake({ "guard.folds": Number(event.target.value) || undefined })}>
         ${[0, 2, 3, 4, 5, 8, 10, ...([0, 2, 3, 4, 5, 8, 10].includes(folds) ? [] : [folds])].map(one => html`<option key=${one} value=${one}>${one || _("automatic")}</option>`)}</select></label>
-      <span class="num">${_n("{count} training at most", "{count} trainings at most", Math.ceil(trainings))}${seconds ? `, ${_("at most {time}", { time: duration(seconds) })}` : ""}</span></div>
+      <span class="num">${_n("{count} training at most", "{count} trainings at most", Math.ceil(trainings))}</span>
+      ${seconds && html`<span class="num">${_("at most {time}", { time: duration(seconds) })}</span>`}</div>
   </section>`;
 }
