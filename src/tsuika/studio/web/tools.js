@@ -23,9 +23,9 @@ export default function Tools() {
   const name = route.value.parts.slice(1).join(" ");
   const chosen = commands.find(one => one.command.join(" ") === name);
   return html`<main class="page tools-page ${chosen ? "chosen" : ""}">
-    ${chosen && html`<a class="narrow quiet button" href=${link("tools")}>${_("All tools")}</a>`}
     <nav class="card menu" aria-label=${_("Tools")}>${commands.map(one => html`<a key=${one.command.join(" ")} href=${link("tools", ...one.command)} aria-current=${one === chosen ? "page" : undefined}>
       <strong>${one.command.join(" ")}</strong><span class="soft small">${said(one.text)}</span></a>`)}</nav>
+    ${chosen && html`<a class="narrow quiet button" href=${link("tools")}>${_("All tools")}</a>`}
     ${chosen ? html`<${Form} key=${name} command=${chosen} />` : html`<p class="soft">${_("Choose what to do.")}</p>`}
   </main>`;
 }
