@@ -271,7 +271,7 @@ def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> N
         with visiting(program, viewport=size, locale=locale, color_scheme=theme) as visit:
             for name, place in places.items():
                 visit.go(place)
-                visit.page.wait_for_selector("main.page > *")
+                visit.page.wait_for_selector("main.page > *:visible")
                 visit.page.wait_for_timeout(1200)
                 look(visit, f"{name}-{lang}-{width}-{theme}")
 
