@@ -56,7 +56,13 @@ export function Bulk({ project, view, onClose, onDone }) {
   const [find, setFind] = useState("");
   const [text, setText] = useState("");
   const [found, setFound] = useState(/** @type {Record<string, string>} */ ({}));
-  const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => setFound((await send("POST", `/projects/${project.id}/captions/preview`, given)).captions)))).current;
+  const now = useRef(action);
+  now.current = action;
+  const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => {
+    const { captions } = await send("POST", `/projects/${project.id}/captions/preview`, given);
+    // An answer that comes late is not about what is asked for by now.
+    if (now.current === given.action) setFound(captions);
+  }))).current;
   const auto = action === "model";
   useEffect(() => {
     if (auto) setFound({});
