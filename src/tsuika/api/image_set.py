@@ -84,6 +84,9 @@ class ImageSet:
     def _masks(self) -> dict[str, list[LeftOut]]:
         """The masks of each image that has one, found as training finds them."""
         found: dict[str, list[LeftOut]] = {}
+        # All that can be one is called so, and most sets have none.
+        if not any(word in name.casefold() for name, _path, _place in self._places() for word in ("mask", "matte")):
+            return found
         for place in (self.root / IMAGES, self.root / LEFT_OUT):
             roles = tell_apart(walk(place), place)
             if known := [one for one in roles.aside if one.reason == "mask"]:
