@@ -178,7 +178,7 @@ def paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def test_what_can_be_chosen_is_what_the_library_takes() -> None:
     from tsuika.advice.evidence import GOALS
     from tsuika.advice.rules import PROGRAMS
-    from tsuika.api.masking import MODES
+    from tsuika.annotation import MODES
     from tsuika.methods import METHODS
     from tsuika.training.device import DTYPES
     from tsuika.vae.tune import PURPOSES
