@@ -48,8 +48,12 @@ campaign: setup
 	OMP_NUM_THREADS=1 EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) tests/campaign/test_properties.py tests/campaign/test_found.py
 	OMP_NUM_THREADS=1 SEED=$(SEED) MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -m slow tests/campaign/test_campaign.py
 
-# For those who work on the studio: types of its front end, and its libraries against npm's. Needs npm.
+# For those who work on the studio: types of its front end against what its routes take and answer, and its libraries
+# against npm's. Needs npm.
 check-web: setup
+	mkdir -p build
+	$(BIN)/python scripts/studio_schema.py > build/studio-api.json
+	npx --yes openapi-typescript@7.13.0 build/studio-api.json --default-non-nullable false --output build/studio-api.d.ts
 	npx --yes --package typescript@7.0.2 tsc -p scripts/jsconfig.json
 	$(BIN)/python scripts/vendor_web.py
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCREENS = ("images", "train", "playground")
+SCREENS = ("images", "plan", "train", "compare", "playground")
 WIDTH_PX, HEIGHT_PX = 1120, 720
 
 for lang, ending in (("en", ""), ("ja", "-ja")):

@@ -17,7 +17,7 @@ from tsuika.annotation import MODES, Mode, captioners, wording
 from tsuika.annotation.captioners import Said
 from tsuika.annotation.tagger import prepared
 from tsuika.core.errors import TsuikaError
-from tsuika.core.events import Progress
+from tsuika.core.events import Progress, Warned
 
 CPU = torch.device("cpu")
 BLUE, GREEN, RED = (0, 0, 255), (0, 255, 0), (255, 0, 0)
@@ -109,6 +109,19 @@ def test_probabilities_are_those_of_the_pixels(tags: Path) -> None:
 def test_tags_are_excluded_however_they_are_written(written: str, tags: Path) -> None:
     tagger = captioners.load(str(tags), CPU, exclude=[written, "^_^"])
     assert tagger.say(Image.new("RGB", (8, 8), RED)).text == "red hair"
+
+
+def test_tags_to_leave_out_that_the_tagger_does_not_know_are_told(tags: Path, images: Path) -> None:
+    run = tsuika.caption(images, model=str(tags), mode="replace", exclude=["blue_sky", "red_hiar", "Blue Sky"])
+    told = [event.code for event in run if isinstance(event, Warned)]
+    (found,) = (one for one in run.result.notes if one.code == "CP008")
+    assert {name: str(value) for name, value in found.params.items()} == {
+        "count": "1",
+        "names": "red_hiar",
+        "nearest": "red hair",
+    }
+    assert told[0] == "CP008"
+    assert "CP008" not in [one.code for one in tsuika.caption(images, model=str(tags), exclude=["^_^"]).result.notes]
 
 
 @pytest.mark.parametrize("given", [{"threshold": 0.35}, {"character_threshold": 0.5}, {"exclude": ["cat"]}])

@@ -69,6 +69,7 @@ def test_masks_are_shown_and_then_written_beside_links(clipseg: Path, images: Pa
             "in/b-mask.png",
         ]
         assert Image.open(out / "a-mask.png").size == (40, 30)
+        assert [one.mask for one in done.images] == ["a-mask.png", "" if mode == "missing" else "in/b-mask.png"]
     assert shares["missing"] == 0.5 and shares["add"] >= max(0.5, shares["replace"])
     assert annotators.contents(images) == before
     wide = tsuika.mask(images, **{**options, "grow_px": 9}).result

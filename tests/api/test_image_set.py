@@ -39,12 +39,29 @@ def images(tmp_path: Path, originals: Path) -> ImageSet:
     return found
 
 
+def masked(images: ImageSet, name: str) -> None:
+    """Give an image a mask: its right half, at half of its size."""
+    mask = Image.new("L", (30, 20))
+    mask.paste(255, (15, 0, 30, 20))
+    mask.save(images.root.parent / "mask.png")
+    images.write_masks({name: images.root.parent / "mask.png"})
+
+
 CHANGES: dict[str, Callable[[ImageSet], object]] = {
     "leave out": lambda images: images.leave_out(["a.png", "more/a.png"]),
     "leave out and put back": lambda images: (images.leave_out(["a.png"]), images.put_back(["a.png"])),
     "crop": lambda images: images.crop({"a.png": (5, 0, 5, 0), "b.png": (0, 4, 0, 4)}),
     "captions": lambda images: images.write_captions({"a.png": "new", "b.png": "new, too", "more/a.png": ""}),
     "add to all": lambda images: images.write_captions(images.added_to_all("sks")),
+    "masks": lambda images: (
+        masked(images, "a.png"),
+        images.write_masks({"a.png": None, "b.png": images.folder / "a.png"}),
+    ),
+    "crop and leave out what has a mask": lambda images: (
+        masked(images, "a.png"),
+        images.crop({"a.png": (5, 0, 5, 0)}),
+        images.leave_out(["a.png"]),
+    ),
     "crop what has a caption in another encoding": lambda images: images.crop({"more/a.png": (1, 1, 1, 1)}),
 }
 
@@ -133,3 +150,25 @@ def test_only_so_many_changes_are_kept(images: ImageSet, monkeypatch: pytest.Mon
     for number in range(9):
         images.write_captions({"b.png": str(number)})
     assert len([*(images.root / "undo").glob("*/change.json")]) == 4
+
+
+def test_a_mask_belongs_to_its_image_and_is_none(images: ImageSet) -> None:
+    masked(images, "more/a.png")
+    found = {one.name: one for one in images.images()}
+    assert {name: one.mask for name, one in found.items()} == {
+        "a.png": "",
+        "b.png": "",
+        "more/a.png": "more/a-mask.png",
+    }
+    mask = images.path(found["more/a.png"].mask_key)
+    assert mask == images.folder / "more/a-mask.png"
+    # The bar on the left is the image's, whatever the size of its mask.
+    images.crop({"more/a.png": (20, 0, 0, 0)})
+    with Image.open(mask) as cropped:
+        assert cropped.size == (40, 40)
+        assert [cropped.convert("L").getpixel((x, 20)) for x in (2, 38)] == [0, 255]
+    images.leave_out(["more/a.png"])
+    assert [(one.left_out, one.mask) for one in images.images() if one.mask] == [(True, "more/a-mask.png")]
+    assert not mask.exists()
+    images.write_masks({"more/a.png": None})
+    assert not any(one.mask for one in images.images())

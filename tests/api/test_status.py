@@ -12,7 +12,7 @@ import tsuika
 from tsuika import config
 from tsuika.api.status import POINTS, Follower, thinned
 from tsuika.core.errors import InterruptedRunError
-from tsuika.core.events import Event, Phase, Previewed, Progress, Started, Stepped
+from tsuika.core.events import Event, Judged, Phase, Previewed, Progress, Started, Stepped
 from tsuika.core.files import locked
 from tsuika.core.rundir import RunDir
 
@@ -65,6 +65,22 @@ def test_a_preview_that_was_made_again_counts_once(run: RunDir) -> None:
         run, [Previewed(0, "a", 1, "samples/x"), Previewed(5, "a", 1, "samples/y"), Previewed(5, "a", 1, "samples/z")]
     )
     assert [one["path"] for one in tsuika.status(run.root).result.previews] == ["samples/x", "samples/z"]
+
+
+def fold(number: int, step: int, mean: float, best_step: int, verdict: str = "go") -> Judged:
+    held_out = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "kind": "pictures", "se": 0.004}
+    evidence = {"step": step, "held_out": held_out, "best_step": best_step}
+    return Judged(step, verdict, "GD008", {}, {}, evidence, fold=number, folds=2)
+
+
+def test_each_training_of_a_cross_validation_is_told(run: RunDir) -> None:
+    write(run, [fold(1, 4, -0.1, 4), fold(1, 8, -0.3, 8), fold(2, 4, -0.2, 4), fold(2, 8, 0.1, 4, "stop")])
+    # Done again after a kill.
+    write(run, [fold(2, 8, 0.2, 4, "stop")])
+    first, second = tsuika.status(run.root).result.folds
+    assert (first["fold"], first["best_step"], first["best"]["mean"], first["stopped"]) == (1, 8, -0.3, False)
+    assert [(one["step"], one["mean"]) for one in second["curve"]] == [(4, -0.2), (8, 0.2)]
+    assert (second["best_step"], second["best"]["low"], second["stopped"]) == (4, pytest.approx(-0.21), True)
 
 
 def test_stop_and_sample_are_asked_of_a_run_that_runs_alone(run: RunDir) -> None:

@@ -22,6 +22,8 @@ import tsuika
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 AXE = Path(__file__).parents[2] / "build/axe/package/axe.min.js"
 SHOTS = Path(__file__).parents[2] / "build/studio-screens"
+# Milliseconds. A machine that does much else needs more of them.
+MINUTES = 60_000 * int(os.environ.get("PATIENCE", "1"))
 
 
 def browser_path() -> str:
@@ -118,6 +120,7 @@ def visiting(program: Program, **context: Any) -> Iterator[Visit]:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
         settings = {"viewport": {"width": 1400, "height": 900}, "locale": "en-US", **context}
         page = browser.new_context(**settings).new_page()
+        page.set_default_timeout(MINUTES / 2)
         visit = Visit(page, program)
         page.on("pageerror", lambda error: visit.troubles.append(str(error)))
         page.on("console", lambda said: visit.troubles.append(said.text) if said.type in ("error", "warning") else None)

@@ -16,7 +16,8 @@ from running import Running, running
 
 from tsuika import config
 from tsuika.cli.main import app
-from tsuika.cli.studio import described
+from tsuika.cli.studio import CHOICES, described
+from tsuika.studio.live import LiveProgress
 
 # Says nothing and goes on until it is told to end.
 STAND_IN = """
@@ -156,12 +157,190 @@ def test_a_command_is_a_list_of_arguments_in_which_no_value_is_a_flag(here: Runn
 def test_every_command_has_a_form_and_none_lets_code_in(here: Running) -> None:
     forms = {" ".join(one["command"]): one for one in here.ask("GET", "/api/commands")[1]["commands"]}
     assert {"generate", "merge", "vae compare", "search", "inspect"} <= forms.keys()
-    assert not {"studio", "train", "doctor"} & forms.keys()
+    every = {" ".join(path) for path in paths(typer.main.get_group(app))}
+    # Those have screens of their own; the studio itself is open, and nothing of it sends to anyone.
+    assert every - forms.keys() == {"studio", "resume", "status", "stop", "sample", "export", "publish", "settings"}
     for form in forms.values():
         assert form["text"]["ja"] != form["text"]["en"]
         for flag in form["flags"]:
             assert flag["text"]["en"], flag
             assert flag["flag"] != "--method"
+            # What can be chosen is what the help says.
+            for choice in flag["choices"]:
+                assert choice in ("", "auto") or choice in flag["text"]["en"], flag
+
+
+def paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield from paths(command, (*above, name)) if hasattr(command, "commands") else [(*above, name)]
+
+
+def test_what_can_be_chosen_is_what_the_library_takes() -> None:
+    from tsuika.advice.evidence import GOALS
+    from tsuika.advice.rules import PROGRAMS
+    from tsuika.annotation import MODES
+    from tsuika.methods import METHODS
+    from tsuika.training.device import DTYPES
+    from tsuika.vae.tune import PURPOSES
+
+    known = {"--goal": GOALS, "--mode": MODES, "method": METHODS, "--dtype": DTYPES, "--purpose": PURPOSES}
+    for name, wanted in {**known, "--for": PROGRAMS}.items():
+        assert set(CHOICES[name]) == set(wanted), name
+    flags = [flag for one in described(typer.main.get_group(app)) for flag in one["flags"]]
+    assert CHOICES.keys() <= {flag["flag"] or flag["name"] for flag in flags}
+
+
+def test_a_form_says_no_to_what_is_on_by_itself(here: Running) -> None:
+    def given(**values: Any) -> tuple[str, ...]:
+        asked = {"command": ["extract"], "values": {"tuned": "x", "base": "embedded", **values}}
+        return argv(here, here.ask("POST", "/api/commands", asked)[1]["job"])
+
+    assert "--no-text-encoder" in given(text_encoder=False)
+    assert not [one for one in given(text_encoder=True) + given() if "text-encoder" in one]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"set_": ["method.name=os:system"]},
+        {"set_": ["method = {name = 'os:system'}"]},
+        {"set_": ["preview.file=/etc/passwd"]},
+        {"set_": ["no assignment"]},
+        {"images": "~root/../etc"},
+        {"recipe": "/etc/passwd"},
+        {"method": "os:system"},
+    ],
+)
+def test_no_form_names_code_or_a_place_outside(here: Running, values: dict[str, Any]) -> None:
+    for command in ("find-rate", "train"):
+        assert here.ask("POST", "/api/commands", {"command": [command], "values": values})[0] == 422
+    axes = {"prompt": "x", "x": "base=embedded,/etc/passwd"}
+    assert here.ask("POST", "/api/commands", {"command": ["grid"], "values": axes})[0] == 422
+
+
+def test_a_training_of_a_form_has_a_run_folder_that_the_home_knows(here: Running) -> None:
+    for command, values in (("demo", {"steps": 8}), ("train", {"method": "lora", "images": ".", "out": "mine"})):
+        job = here.studio.jobs.get(
+            here.ask("POST", "/api/commands", {"command": [command], "values": values})[1]["job"]
+        )
+        assert job is not None
+        assert (job.kind, job.run.startswith("runs/")) == ("train", True)
+        assert f"--out={here.studio.home.root / job.run}" in job.argv
+    assert job.run == "runs/mine"
+    dry = {"command": ["train"], "values": {"method": "lora", "images": ".", "dry_run": True}}
+    job = here.studio.jobs.get(here.ask("POST", "/api/commands", dry)[1]["job"])
+    assert job is not None and (job.run, job.about["out"].startswith("made/")) == ("", True)
+
+
+def test_rates_and_settings_are_searched_for_a_plan(here: Running, project: str) -> None:
+    plan = {"advice": "advice", "settings": {"train.steps": 12}}
+    given = argv(here, here.ask("POST", f"/api/projects/{project}/rates", {**plan, "steps": 16})[1]["job"])
+    assert {"--steps=16", "--json"} <= set(given)
+    file = next(Path(one.removeprefix("--recipe=")) for one in given if one.startswith("--recipe="))
+    assert config.load(file).train.steps == 12
+    asked = {**plan, "over": {"train.learning_rate": "1e-4..3e-3", "method.rank": "4, 8"}, "trials": 5}
+    job = here.ask("POST", f"/api/projects/{project}/searches", asked)[1]["job"]
+    given = argv(here, job)
+    assert {"--over=train.learning_rate=0.0001..0.003(log)", "--over=method.rank=4,8", "--trials=5"} <= set(given)
+    for over in (
+        {},
+        {"method.rank": ""},
+        {"data.images": "/etc,/"},
+        {"method.rank": "0,1"},
+        {"method.name": "lora,os:system"},
+    ):
+        status, found = here.ask("POST", f"/api/projects/{project}/searches", {**plan, "over": over})
+        assert (status, found["error"]["code"] in ("RC021", "RC002")) == (422, True), over
+    # Once more, with the same line, when it is over.
+    here.studio.jobs.stop(here.studio.jobs.get(job))  # type: ignore[arg-type]
+    here.until(job, "cancelled")
+    again = here.ask("POST", f"/api/jobs/{job}", {"action": "again"})[1]["job"]["id"]
+    assert again != job and argv(here, again) == given
+
+
+def test_a_search_tells_of_its_trials_as_they_end(tmp_path: Path) -> None:
+    rows = [
+        {"event": "Phase", "name": "encode", "total": 3},
+        {"event": "TrialStarted", "number": 0, "total": 2, "params": {"method.rank": 4}},
+        {"event": "Phase", "name": "look", "total": 99},
+        {"event": "Progress", "phase": "look", "done": 5, "total": 99},
+        {"event": "TrialEnded", "number": 0, "state": "done", "value": -0.2, "se": 0.01, "step": 9},
+        {"event": "TrialStarted", "number": 1, "total": 2, "params": {"method.rank": 8}},
+    ]
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = LiveProgress()
+    found.read(file)
+    assert (found.phase, found.done, found.total) == ("look", 1, 2)
+    assert [(one["params"]["method.rank"], one["state"]) for one in found.trials.values()] == [
+        (4, "done"),
+        (8, "running"),
+    ]
+
+
+def test_what_folds_cost_is_told_before_they_are_trained(here: Running, project: str) -> None:
+    result = here.studio.jobs.folder("advice") / "result.json"
+    advice = json.loads(result.read_text())
+    advice["recommendation"] |= {"step_seconds": 0.5, "batch_size": 1, "trained_numbers": 1000}
+    result.write_text(json.dumps({**advice, "pictures": 20}))
+
+    def cost(**settings: Any) -> dict[str, Any]:
+        asked = {"advice": "advice", "settings": {"train.batch_size": 1, **settings}}
+        return here.ask("POST", f"/api/projects/{project}/recipe", asked)[1]["cost"]  # type: ignore[no-any-return]
+
+    plain, folds = cost(), cost(**{"guard.folds": 5})
+    assert plain == {"trainings": 4, "seconds": 0.5 * 80 * 4}
+    assert folds["trainings"] == 5 + 1.5 + 2
+    assert folds["seconds"] == pytest.approx(0.5 * 80 * 8.5)
+    assert cost(**{"guard.mode": "off"})["trainings"] == 1
+
+
+def test_further_folders_stand_beside_the_project_s_own(here: Running, project: str, tmp_path: Path) -> None:
+    more = here.studio.home.root / "more"
+    more.mkdir()
+
+    def asked(*sets: Any) -> dict[str, Any]:
+        return {"advice": "advice", "settings": {"data.sets": [*sets]}}
+
+    found = here.ask("POST", f"/api/projects/{project}/recipe", asked({"images": str(more), "trigger": "dog"}))[1]
+    assert found["error"] is None
+    assert found["values"]["data"]["images"] == ""
+    assert found["values"]["data"]["sets"] == [{"images": "x"}, {"images": str(more), "trigger": "dog"}]
+    status, found = here.ask("POST", f"/api/projects/{project}/recipe", asked({"images": "/etc"}))
+    assert (status, found["error"]["code"]) == (200, "RC015")
+    assert here.ask("POST", f"/api/projects/{project}/train", asked({"images": "/etc"}))[0] == 422
+
+
+def test_masks_of_a_model_are_looked_at_and_then_taken_and_used(here: Running, project: str) -> None:
+    path, ask = f"/api/projects/{project}", here.ask
+    job = ask("POST", f"{path}/masks/model", {"text": "--out=x", "threshold": 0.4})[1]["job"]
+    given = argv(here, job)
+    folder = here.studio.home.project(project).folder / "images"  # type: ignore[union-attr]
+    assert given[0] == "mask" and given[-2:] == ("--", str(folder))
+    assert {"--text=--out=x", "--threshold=0.4", "--grow-px=10", "--mode=missing"} <= set(given)
+    assert ask("POST", f"{path}/masks/model", {"text": "cat", "model": "/etc"})[0] == 422
+    image = ask("GET", f"{path}/images")[1]["images"][0]["id"]
+    assert ask("GET", f"{path}/masks/{job}/{image}")[0] == 404
+    # As the command would leave it.
+    found = here.studio.jobs.get(job)
+    assert found is not None
+    made = here.studio.home.root / found.about["out"]
+    made.mkdir(parents=True)
+    Image.new("L", (32, 32), 128).save(made / "a-mask.png")
+    here.studio.jobs.kill(found)
+    here.until(job, "died", "stopped", "cancelled")
+    result = {"images": [{"name": "a.png", "before": None, "after": 0.5, "mask": "a-mask.png"}]}
+    (here.studio.jobs.folder(job) / "result.json").write_text(json.dumps(result))
+    assert ask("GET", f"{path}/masks/{job}/{image}")[0] == 200
+    taken = ask("PUT", f"{path}/masks", {"images": [image], "job": job})[1]
+    assert [bool(one["mask"]) for one in taken["images"]] == [True]
+    assert taken["undo"]["en"] == "1 mask changed"
+    assert ask("GET", f"{path}/images/{taken['images'][0]['mask']}")[0] == 200
+    recipe = ask("POST", f"{path}/recipe", {"advice": "advice"})[1]
+    assert recipe["values"]["data"]["masks"] == "auto"
+    gone = ask("PUT", f"{path}/masks", {"images": [image]})[1]
+    assert not gone["images"][0]["mask"]
+    assert ask("POST", f"{path}/undo")[1]["images"][0]["mask"]
 
 
 def test_the_stream_tells_of_jobs_as_they_change(here: Running, project: str) -> None:
@@ -194,7 +373,7 @@ def test_a_home_is_found_again_with_its_projects_and_runs(here: Running, project
     run.joinpath("recipe.toml").write_text(config.dump(config.build({})))
     home = here.ask("GET", "/api/home")[1]
     assert [(one["name"], one["images"]) for one in home["projects"]] == [("My Cat", 1)]
-    assert [(one["name"], one["state"]) for one in home["terminal"]] == [("terminal", "stopped")]
+    assert [(one["name"], one["state"]) for one in home["runs"]] == [("terminal", "stopped")]
     assert here.ask("DELETE", f"/api/projects/{project}")[0] == 200
     assert here.ask("GET", f"/api/projects/{project}")[0] == 404
     assert (here.studio.home.root / "trash/My Cat/images/a.png").is_file()

@@ -12,15 +12,19 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from browsing import AXE, SHOTS, Program, Visit, browser_path, studio, visiting
+from browsing import AXE, MINUTES, SHOTS, Program, Visit, browser_path, studio, visiting
 from PIL import Image
+from staged import stage
 
 import tsuika
 from tsuika import DEMO_PICTURES
+from tsuika.generation.png_info import GenerationInfo, write_png
 
 pytestmark = pytest.mark.browser
 QUICK = {"train.steps": 12, "preview.num": 1, "preview.every": 6}
@@ -37,7 +41,6 @@ SCROLL = """async () => {
     return longest;
 }"""
 SCREENS = ("images", "plan", "train", "compare")
-MINUTES = 60_000
 
 
 @pytest.fixture
@@ -143,48 +146,61 @@ def test_from_thirty_images_to_a_file_by_keyboard_alone(program: Program) -> Non
         # Choosers are caught from here on; when first asked for at the key press, it may come too late.
         page.on("filechooser", lambda _chooser: None)
         page.wait_for_timeout(500)
-        page.focus("text=Choose images")
+        keys = Keys(page)
+        keys.tab_to("images", "Choose images")
         with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Enter")
+            keys.press("images", "Enter")
         chooser.value.set_files([str(path) for path in sorted(DEMO_PICTURES.iterdir())])
         page.wait_for_selector("text=usable 30", timeout=2 * MINUTES)
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Enter")
-        page.keyboard.type("!")
-        page.keyboard.press("Control+Enter")
+        keys.press("a caption", "ArrowRight", "ArrowRight", "Enter", "!", "Control+Enter")
         page.wait_for_selector("text=Undo: 1 caption changed")
-        tab_to(page, "On to the plan")
-        page.keyboard.press("Enter")
+        keys.tab_to("to the plan", "On to the plan")
+        keys.press("to the plan", "Enter")
         page.wait_for_selector(".option", timeout=4 * MINUTES)
         set_quick(visit)
-        page.keyboard.press("Control+Enter")
+        keys.press("start the training", "Control+Enter")
         page.wait_for_selector(".progress-head", timeout=MINUTES)
-        page.keyboard.press("?")
+        keys.press("help, and away again", "?")
         page.wait_for_selector("dialog[open]")
-        page.keyboard.press("Escape")
+        keys.press("help, and away again", "Escape")
         page.wait_for_selector("dialog[open]", state="detached")
         page.wait_for_selector("h1:has-text('Finished')", timeout=15 * MINUTES)
-        tab_to(page, "Compare", within=".progress-head")
-        page.keyboard.press("Enter")
+        keys.tab_to("compare", "Compare", within=".progress-head")
+        keys.press("compare", "Enter")
         page.wait_for_selector(".wipe")
-        tab_to(page, "Use this one")
-        page.keyboard.press("Enter")
+        keys.tab_to("use this one", "Use this one")
+        keys.press("use this one", "Enter")
         page.wait_for_selector(".done-card", timeout=2 * MINUTES)
         assert Path(page.inner_text(".done-card > p code")).is_file()
         assert not visit.troubles
+    for step, pressed in keys.pressed.items():
+        print(f"| {step} | {' '.join(pressed)} |")
 
 
-def tab_to(page: Any, text: str, within: str = "body") -> None:
-    """Tab until something of this text, in a part of the page, has the focus."""
-    for _press in range(120):
-        page.keyboard.press("Tab")
-        focus = page.evaluate(
-            "part => document.activeElement.closest(part) ? document.activeElement.textContent : ''", within
-        )
-        if text in focus:
-            return
-    raise AssertionError(f"{text} cannot be reached")
+@dataclass
+class Keys:
+    """The keyboard, and what was pressed for each step of the way."""
+
+    page: Any
+    pressed: dict[str, list[str]] = field(default_factory=dict)
+
+    def press(self, step: str, *names: str) -> None:
+        """Press keys one after another."""
+        for name in names:
+            self.page.keyboard.press(name)
+            self.pressed.setdefault(step, []).append(name)
+
+    def tab_to(self, step: str, text: str, within: str = "body") -> None:
+        """Tab until something of this text, in a part of the page, has the focus."""
+        for count in range(1, 121):
+            self.page.keyboard.press("Tab")
+            focus = self.page.evaluate(
+                "part => document.activeElement.closest(part) ? document.activeElement.textContent : ''", within
+            )
+            if text in focus:
+                self.pressed.setdefault(step, []).append(f"Tab × {count}")
+                return
+        raise AssertionError(f"{text} cannot be reached")
 
 
 @pytest.mark.slow
@@ -255,9 +271,75 @@ def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> N
         with visiting(program, viewport=size, locale=locale, color_scheme=theme) as visit:
             for name, place in places.items():
                 visit.go(place)
-                visit.page.wait_for_selector("main.page > *")
+                visit.page.wait_for_selector("main.page > *:visible")
                 visit.page.wait_for_timeout(1200)
                 look(visit, f"{name}-{lang}-{width}-{theme}")
+
+
+@pytest.mark.slow
+def test_every_further_part_in_both_languages_widths_and_themes(program: Program, tmp_path: Path) -> None:
+    """What opens on a screen, and what shows the results of jobs, which are staged: nothing serious for axe-core."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with visiting(program) as visit:
+        key = visit.page.evaluate(
+            """async () => (await (await import("/web/core.js")).send("POST", "/projects", { name: "staged" })).id"""
+        )
+        commands = visit.page.evaluate(
+            """async () => (await (await import("/web/core.js")).get("/commands")).commands"""
+        )
+    known = stage(program.home, key)
+    image, weights = tmp_path / "dropped.png", tmp_path / "dropped.safetensors"
+    write_png(
+        image, Image.new("RGB", (64, 64), "teal"), GenerationInfo("a cat", "dog", 20, "DPM++ 2M", 6.5, 7, (512, 768))
+    )
+    weights.write_bytes(b"no weights at all")
+    # Where it is, what opens it, and what must be there then.
+    parts: dict[str, tuple[str, list[str], str]] = {
+        "search": (f"#/projects/{key}/search", [], ".search-page tbody tr >> nth=6"),
+        "masks": (f"#/projects/{key}/images", [".toolbar .row button >> nth=-2"], "dialog .masked .mask"),
+        "masked": (f"#/projects/{key}/images", [".thumb >> nth=0"], ".editor .masked"),
+        "captions": (
+            f"#/projects/{key}/images",
+            [".toolbar .row button >> nth=-3", "dialog .tabs button >> nth=-1"],
+            ".preview li",
+        ),
+        "folders": (f"#/projects/{key}/plan", [".questions details summary"], ".sets button"),
+        "settings": (
+            f"#/projects/{key}/plan",
+            [".option", ".bottom button >> nth=0", "dialog .tabs button >> nth=1"],
+            "dialog .sets",
+        ),
+        "folds": (f"#/runs/{known.run}", [], ".card tbody tr >> nth=2"),
+        "compared": (f"#/runs/{known.run}/compare", [], ".sheet img >> nth=3"),
+        "tool": ("#/tools/merge", [], ".outcome .button"),
+        "tool-train": ("#/tools/train", [], "#flag-dry_run"),
+        "picker": ("#/tools/merge", [".setting button"], "dialog .places"),
+        "help": ("#/", ["header .icon-only >> nth=-1"], "dialog .keys"),
+    }
+    # Every two of language, width and theme together once.
+    for lang, width, theme in (("en", 1400, "light"), ("ja", 400, "light"), ("en", 400, "dark"), ("ja", 1400, "dark")):
+        locale = {"en": "en-US", "ja": "ja-JP"}[lang]
+        with visiting(program, viewport={"width": width, "height": 900}, locale=locale, color_scheme=theme) as visit:
+            page, which = visit.page, f"{lang}-{width}-{theme}"
+            for name, (place, clicks, wanted) in parts.items():
+                visit.go("#/")
+                visit.go(place)
+                for selector in clicks:
+                    page.click(selector)
+                page.wait_for_selector(wanted)
+                page.wait_for_timeout(400)
+                look(visit, f"{name}-{which}")
+                page.keyboard.press("Escape")
+            visit.go("#/playground")
+            for file, wanted in ((image, ".quiet-card p"), (weights, ".quiet-card .outcome")):
+                page.set_input_files(".drawn input[type=file]", str(file))
+                page.wait_for_selector(wanted, timeout=2 * MINUTES)
+                look(visit, f"dropped{file.suffix}-{which}")
+            # Every form once; they differ in nothing but their flags.
+            for one in commands if (lang, width, theme) == ("en", 1400, "light") else ():
+                visit.go(f"#/tools/{'/'.join(one['command'])}")
+                page.wait_for_selector(f"h2:has-text({json.dumps(one['text']['en'][:30])})")
+                look(visit, f"form-{'-'.join(one['command'])}")
 
 
 def look(visit: Visit, name: str) -> None:
@@ -277,6 +359,25 @@ def look(visit: Visit, name: str) -> None:
         if one["impact"] in ("serious", "critical")
     ]
     assert not serious, (name, serious)
+
+
+@pytest.mark.slow
+def test_it_is_small(program: Program) -> None:
+    """What the log says of it: time to start, memory, and what a page loads first."""
+    with visiting(program) as visit:
+        visit.page.wait_for_selector(".machine")
+        sizes = visit.page.evaluate(
+            """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+                .map(one => [new URL(one.name).pathname, one.encodedBodySize])"""
+        )
+        assert program.process is not None
+        process = psutil.Process(program.process.pid)
+        memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
+    first = sum(size for path, size in sizes if not path.startswith("/api"))
+    print(f"starts in {program.started_s:.1f} s ({cpu:.1f} s of the processor until here), {memory / 2**20:.0f} MB")
+    print(f"first load {first / 1000:.0f} kB: {sizes}")
+    assert first < 150_000
+    assert memory < 200 * 2**20
 
 
 @pytest.mark.slow

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from hostile import Hostile, requests
+from hostile import EVERY_ROUTE, Hostile, requests
 from PIL import Image
 from running import KEY, Running, running
 
@@ -17,6 +18,7 @@ from tsuika.cli.studio import described
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text
 from tsuika.studio import server
+from tsuika.studio.app import routes
 from tsuika.studio.security import hosts_of
 
 DOCS = Path(__file__).parents[2] / "docs/security.md"
@@ -94,6 +96,28 @@ def test_the_table_of_the_documentation_is_this_one() -> None:
     text = DOCS.read_text(encoding="utf-8")
     missing = [one for one in rows if f"| {one.group} | {shown(one)} | {one.gets} |" not in text]
     assert not missing, "\n".join(f"| {one.group} | {shown(one)} | {one.gets} |" for one in missing)
+
+
+def test_no_route_is_without_the_guard(ids: tuple[Running, dict[str, str]]) -> None:
+    here, known = ids
+    paths = routes().openapi()["paths"]
+    found = [(verb.upper(), path) for path, verbs in paths.items() for verb in verbs]
+    assert len(found) > 50
+    # The door itself opens with a key.
+    for verb, path in (one for one in found if one[1] != "/enter"):
+        address, pattern = (re.sub(r"\{\w+(:path)?\}", text, path) for text in ("x", "[^/]+"))
+        if verb == "GET":
+            assert any(re.fullmatch(pattern, one) for one in EVERY_ROUTE), path
+            continue
+        for headers, status in (
+            ({"Cookie": None}, 401),
+            ({"X-Tsuika-Token": None}, 403),
+            ({"Origin": "http://evil.example"}, 403),
+            ({"Content-Type": "text/plain"}, 415),
+        ):
+            kind = "octet-stream" if "uploads" in path or "dropped" in path else "json"
+            one = Hostile("", "", status, verb, address, {"Content-Type": f"application/{kind}", **headers}, {})
+            assert here.raw(built(one, here, known))[0] == status, (verb, path, headers)
 
 
 def shown(one: Hostile) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tsuika.core.errors import ImageError
 from tsuika.generation.png_info import GenerationInfo, write_png
 from tsuika.studio import uploads
 from tsuika.studio.picker import Picker
+from tsuika.studio.thumbnails import Thumbnails
 
 
 def png(colour: str = "red") -> bytes:
@@ -111,8 +113,8 @@ def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
     (root / "link").symlink_to(outside)
     (root / "a.png").write_bytes(png())
     (root / "m.safetensors").write_bytes(b"x")
-    picker = Picker((root,), b"secret")
-    listing = picker.listing(root, models=True)
+    picker = Picker((root,), b"secret", root)
+    listing = picker.listing(root, "models")
     assert [one["name"] for one in listing["folders"]] == ["inside"]
     assert [one["name"] for one in listing["files"]] == ["m.safetensors"]
     assert (listing["images"], listing["parent"]) == (1, "")
@@ -121,9 +123,19 @@ def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
     assert picker.path(picker.handle(root / "link")) is None
     assert picker.path(picker.handle(outside)) is None
     assert picker.path(picker.handle(root / "inside/../../outside")) is None
-    assert picker.path(Picker((root,), b"another").handle(root / "inside")) is None
+    assert picker.path(Picker((root,), b"another", root).handle(root / "inside")) is None
     assert picker.path("not a handle") is None
     assert picker.path("é") is None
+
+
+def test_two_images_of_one_content_are_made_small_at_once(tmp_path: Path) -> None:
+    Image.effect_noise((900, 900), 60).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    small = Thumbnails(tmp_path / "small")
+    for side in (256, 512, 1600):
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda name, side=side: small.of(tmp_path / name, side), ("a.png", "b.png"))
+        assert first == second and first.is_file()
 
 
 def test_a_dropped_image_says_how_it_was_made_and_is_not_kept(tmp_path: Path) -> None:

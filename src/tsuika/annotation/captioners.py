@@ -37,6 +37,11 @@ class Captioner(Protocol):
     @property
     def kind(self) -> Kind: ...
 
+    @property
+    def unknown(self) -> Mapping[str, str]:
+        """Tags that were to be excluded and that it never gives, each with the most similar one that it knows."""
+        ...
+
     def say(self, image: Image.Image) -> Said:
         """What an image (RGB) shows.
 

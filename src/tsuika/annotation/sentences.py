@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import torch
@@ -23,6 +25,7 @@ class SentenceCaptioner(TransformersModel):
 
     wrong: ClassVar[str] = "CP001"
     kind: Kind = "sentence"
+    unknown: Mapping[str, str] = MappingProxyType({})
 
     def say(self, image: Image.Image) -> Said:
         """The model's most probable words, without sampling."""

@@ -10,6 +10,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +77,7 @@ class Tagger:
     size: tuple[int, int]  # height, width, px
     least: Mapping[int, float]  # probability, by category; others are not given
     exclude: frozenset[str]  # as `comparable` writes them
+    unknown: Mapping[str, str]  # what is excluded and is none of the tags, with the most similar tag
     kind: Kind = "tags"
 
     def say(self, image: Image.Image) -> Said:
@@ -135,7 +137,11 @@ def load(folder: Path, device: torch.device, least: Mapping[int, float], exclude
     if len(shape) != 4 or not all(isinstance(side, int) and side > 0 for side in shape[1:3]) or shape[3] != 3:
         why = _("Its input is {shape}, and not images of a fixed size with three channels last.", shape=shape)
         raise ModelError("CP001", where=folder / NETWORK, why=why)
-    return Tagger(folder, session, tags, (shape[1], shape[2]), least, frozenset(map(comparable, exclude)))
+    asked, known = {comparable(one): one for one in exclude}, {comparable(one.name): one.name for one in tags}
+    unknown = {
+        one: known[get_close_matches(name, known, 1, cutoff=0.0)[0]] for name, one in asked.items() if name not in known
+    }
+    return Tagger(folder, session, tags, (shape[1], shape[2]), least, frozenset(asked), unknown)
 
 
 def _tags(path: Path) -> list[KnownTag]:

@@ -6,7 +6,7 @@ A model goes through a folder of images, which is never changed; without `out` n
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -105,11 +105,13 @@ class MaskedImage:
         name: relative to the folder, with `/`.
         before: the share of the image that its mask shows, 0..1; None: it has none.
         after: the same of the mask that stands, or would stand, beside it in the copy.
+        mask: the mask that was written for it, relative to `out`; empty: none was.
     """
 
     name: str
     before: float | None
     after: float
+    mask: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,10 @@ def caption(
     captioner = captioners.load(
         model, pick_device(device), threshold=threshold, character_threshold=character_threshold, exclude=exclude
     )
-    silent, untouched = list[str](), list[str]()
+    silent, untouched, unknown = list[str](), list[str](), captioner.unknown
+    notes = [note("CP008", count=len(unknown), names=few(unknown), nearest=few(unknown.values()))] if unknown else []
+    # Before the work, which takes long: it can be begun again.
+    yield from notes
 
     def captioned(image: ImageFile) -> CaptionedImage:
         found, _notes = sources.caption(image.name)
@@ -202,12 +207,12 @@ def caption(
     made, left_out = yield from walked.through("caption", captioned)
     texts = [line for one in made for line in one.after.splitlines()]
     common = check_captions.phrases(texts, trigger, class_word)
-    notes = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
+    found_after = [note("CP004", phrases=check_captions.shown_phrases(common, len(texts)))] if common else []
     if silent:
-        notes.append(note("CP005", count=len(silent), names=few(silent)))
+        found_after.append(note("CP005", count=len(silent), names=few(silent)))
     if untouched:
-        notes.append(note("CP007", count=len(untouched), trigger=trigger, names=few(untouched)))
-    yield from notes
+        found_after.append(note("CP007", count=len(untouched), trigger=trigger, names=few(untouched)))
+    yield from found_after
     if walked.out:
         yield Phase("write")
         _write_captions(made, walked)
@@ -222,7 +227,7 @@ def caption(
         tags=check_captions.tags(texts),
         common=common,
         out=walked.out,
-        notes=tuple(notes),
+        notes=(*notes, *found_after),
     )
 
 
@@ -290,7 +295,8 @@ def mask(
     yield from notes
     if walked.out:
         yield Phase("write")
-        _write_masks(new, {one.path for name in new for one in beside.of(name)}, walked)
+        written = _write_masks(new, {one.path for name in new for one in beside.of(name)}, walked)
+        made = tuple(replace(one, mask=written.get(one.name, "")) for one in made)
     return Masked(
         folder=walked.folder,
         model=model,
@@ -384,8 +390,10 @@ def _write_captions(made: Sequence[CaptionedImage], walked: _Walk) -> None:
                 _link(target.with_suffix(".txt"), text)
 
 
-def _write_masks(new: Mapping[str, Image.Image], replaced: set[Path], walked: _Walk) -> None:
-    """Images and texts as links, in the same subfolders, and the new masks."""
+def _write_masks(new: Mapping[str, Image.Image], replaced: set[Path], walked: _Walk) -> dict[str, str]:
+    """Images and texts as links, in the same subfolders, and the new masks; returns these by image, relative to `out`."""
+    assert walked.out
+    written = {}
     for one in (*walked.listing.images, *walked.listing.texts):
         if one.path not in replaced:
             _link(walked.inside / one.name, one.path)
@@ -395,6 +403,8 @@ def _write_masks(new: Mapping[str, Image.Image], replaced: set[Path], walked: _W
         mask = walked.inside / path.with_name(f"{path.name if shares else path.stem}-mask.png")
         with files.whole(mask) as temporary:
             image.save(temporary, format="PNG")
+        written[name] = mask.relative_to(walked.out).as_posix()
+    return written
 
 
 def _link(target: Path, source: Path) -> None:

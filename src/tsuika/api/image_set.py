@@ -22,6 +22,8 @@ from tsuika.data.encoding import decode
 from tsuika.data.folder import IMAGES as SUFFIXES
 from tsuika.data.folder import natural_key, walk
 from tsuika.data.image import open_image, sniff
+from tsuika.data.manifest import LeftOut
+from tsuika.data.roles import Masks, tell_apart
 
 IMAGES: Final = "images"
 LEFT_OUT: Final = "left-out"
@@ -40,11 +42,17 @@ class SetImage:
     path: Path  # where it is
     left_out: bool  # whether it is kept aside, and not trained on
     caption: str  # as it stands beside the image, line by line; empty without a file
+    mask: str = ""  # the name of its mask, as its own; empty: it has none
 
     @property
     def key(self) -> str:
         """What stands for it where no name may."""
         return _key(self.name)
+
+    @property
+    def mask_key(self) -> str:
+        """The same of its mask; empty: it has none."""
+        return _key(self.mask) if self.mask else ""
 
 
 class ImageSet:
@@ -55,16 +63,36 @@ class ImageSet:
         self.folder = self.root / IMAGES
 
     def images(self) -> tuple[SetImage, ...]:
-        """Every image, in natural order; those that are left out among them."""
-        every = sorted(self._places(), key=lambda one: natural_key(one[0]))
-        return tuple(SetImage(name, path, place == LEFT_OUT, _caption_of(path)) for name, path, place in every)
+        """Every image, in natural order; those that are left out among them, masks are not."""
+        every, masks = sorted(self._places(), key=lambda one: natural_key(one[0])), self._masks()
+        no_images = {mask.name for known in masks.values() for mask in known}
+        return tuple(
+            SetImage(
+                name, path, place == LEFT_OUT, _caption_of(path), next((mask.name for mask in masks.get(name, ())), "")
+            )
+            for name, path, place in every
+            if name not in no_images
+        )
 
     def __len__(self) -> int:
         return sum(1 for _place in self._places())
 
     def path(self, key: str) -> Path | None:
-        """The image of a key; None: there is none."""
+        """The image, or mask, of a key; None: there is none."""
         return next((path for name, path, _place in self._places() if _key(name) == key), None)
+
+    def _masks(self) -> dict[str, list[LeftOut]]:
+        """The masks of each image that has one, found as training finds them."""
+        found: dict[str, list[LeftOut]] = {}
+        # All that can be one is called so, and most sets have none.
+        if not any(word in name.casefold() for name, _path, _place in self._places() for word in ("mask", "matte")):
+            return found
+        for place in (self.root / IMAGES, self.root / LEFT_OUT):
+            roles = tell_apart(walk(place), place)
+            if known := [one for one in roles.aside if one.reason == "mask"]:
+                beside = Masks(known)
+                found |= {image.name: masks for image in roles.subject if (masks := beside.of(image.name))}
+        return found
 
     def _places(self) -> Iterator[tuple[str, Path, str]]:
         """Every image: its name, where it is, and in which of the folders."""
@@ -122,15 +150,18 @@ class ImageSet:
     def crop(self, bars: Mapping[str, tuple[int, int, int, int]]) -> None:
         """Cut even bars off images: left, above, right, below, in px. They are saved anew as PNG, upright."""
         changes: dict[str, Content] = {}
-        scratch = self.root / UNDO / "scratch"
+        scratch, masks = self.root / UNDO / "scratch", self._masks()
         scratch.mkdir(parents=True, exist_ok=True)
-        for number, (name, (left, top, right, bottom)) in enumerate(bars.items()):
-            path = self.folder / name
-            image = open_image(path)
-            cropped = scratch / f"{number}.png"
-            image.crop((left, top, image.width - right, image.height - bottom)).save(cropped, format="PNG")
-            changes[f"{IMAGES}/{name}"] = None
-            changes[f"{IMAGES}/{PurePosixPath(name).with_suffix('.png')}"] = cropped
+        for name, (left, top, right, bottom) in bars.items():
+            size = None
+            for one in (name, *(mask.name for mask in masks.get(name, ()))):
+                image = open_image(self.folder / one)
+                # A mask may be smaller than its image.
+                image, size = image.resize(size) if size else image, size or image.size
+                cropped = scratch / f"{len(changes)}.png"
+                image.crop((left, top, image.width - right, image.height - bottom)).save(cropped, format="PNG")
+                changes[f"{IMAGES}/{one}"] = None
+                changes[f"{IMAGES}/{PurePosixPath(one).with_suffix('.png')}"] = cropped
         self._change(_n("{count} image cropped", "{count} images cropped", len(bars)), changes)
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -143,6 +174,18 @@ class ImageSet:
             changes |= dict.fromkeys(other for other in others if (self.root / other).is_file())
             changes[own] = _written(text.splitlines()).encode() if text.strip() else None
         self._change(_n("{count} caption changed", "{count} captions changed", len(captions)), changes)
+
+    def write_masks(self, masks: Mapping[str, Path | None]) -> None:
+        """Take files as masks, by image, each as `NAME-mask.png` beside it; None takes the image's mask away."""
+        paths, known = {name: path for name, path, _place in self._places()}, self._masks()
+        changes: dict[str, Content] = {}
+        for name, file in masks.items():
+            image = paths[name].relative_to(self.root)
+            above = image.parents[len(PurePosixPath(name).parts) - 1].as_posix()
+            changes |= dict.fromkeys(f"{above}/{mask.name}" for mask in known.get(name, ()))
+            if file is not None:
+                changes[image.with_name(f"{image.stem}-mask.png").as_posix()] = file
+        self._change(_n("{count} mask changed", "{count} masks changed", len(masks)), changes)
 
     def replaced(self, find: str, replace: str) -> dict[str, str]:
         """The captions that finding and replacing would change, as they would be; nothing is written."""
@@ -187,11 +230,12 @@ class ImageSet:
         return sorted((self.root / UNDO).glob("*/change.json"))
 
     def _moved(self, names: Sequence[str], old: str, new: str) -> dict[str, Content]:
-        """Images and captions from one folder to another, under names that are free there."""
-        changes: dict[str, Content] = {}
+        """Images, captions and masks from one folder to another, under names that are free there."""
+        changes, masks = dict[str, Content](), self._masks()
         for name in names:
             path = self.root / old / name
-            for file in filter(Path.is_file, (path, *map(path.with_suffix, CAPTIONS))):
+            beside = [self.root / old / mask.name for mask in masks.get(name, ())]
+            for file in filter(Path.is_file, (path, *map(path.with_suffix, CAPTIONS), *beside)):
                 inside = file.relative_to(self.root / old).as_posix()
                 changes |= {f"{old}/{inside}": None, f"{new}/{inside}": file}
         return changes

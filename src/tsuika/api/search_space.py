@@ -72,8 +72,7 @@ def read(text: str, recipe: Recipe) -> Over:
     key = key.strip().replace("-", "_")
     if not equals or not values.strip():
         raise RecipeError("RC021", found=text, why=_("A setting, `=`, and values or a range are needed."))
-    section = key.partition(".")[0]
-    if key in FIXED or (section in Recipe.model_fields and section not in SECTIONS):
+    if key.partition(".")[0] in Recipe.model_fields and not searchable(key):
         why = _(
             "Trials that differ in it would be measured by different things, or it changes nothing of what is learnt."
         )
@@ -85,6 +84,11 @@ def read(text: str, recipe: Recipe) -> Over:
     for value in over.choices or over.ends:
         apply(recipe, {key: value})
     return over
+
+
+def searchable(key: str) -> bool:
+    """Whether trials that differ in a setting can be compared."""
+    return key not in FIXED and key.partition(".")[0] in SECTIONS
 
 
 def _list(key: str, values: str) -> Over:

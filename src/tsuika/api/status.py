@@ -51,6 +51,8 @@ class RunStatus(JsonResult):
         stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
         sentence: what the guard says, by language.
         guard: the part `guard` of `report.json` so far; None without a guard.
+        folds: of each training of a cross-validation its number, the `curve` of the images that it left out (step, mean, low,
+            high, as in `guard`), its best step with these numbers, and whether it has ended by itself.
         losses: step and training loss, thinned out; of the training that the guard checks.
         previews: step, prompt, seed and path (in the run folder).
         warnings: code, and message by language.
@@ -75,6 +77,7 @@ class RunStatus(JsonResult):
     stopped_by: str
     sentence: Mapping[str, str]
     guard: Mapping[str, Any] | None
+    folds: Sequence[Mapping[str, Any]]
     losses: Sequence[tuple[int, float]]
     previews: Sequence[Mapping[str, Any]]
     warnings: Sequence[Mapping[str, Any]]
@@ -160,6 +163,7 @@ class Follower:
             stopped_by=record.finished.stopped_by if record.finished and state == "finished" else "",
             sentence=guard["sentence"] if guard else {},
             guard=guard,
+            folds=report_guard.by_fold(record.folds),
             losses=thinned(record.look_losses or record.losses),
             previews=list(previews.values()),
             warnings=list({one: {"code": one[0], "message": dict(one[1])} for one in warned}.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Optional
@@ -14,9 +15,22 @@ from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
-ELSEWHERE: Final = frozenset(
-    {"studio", "demo", "train", "resume", "status", "stop", "sample", "export", "publish", "doctor", "settings"}
-)
+ELSEWHERE: Final = frozenset({"studio", "resume", "status", "stop", "sample", "export", "publish", "settings"})
+# By these words the help of a flag says that a file or folder can be picked for it.
+PLACE: Final = re.compile(r"\b(files?|folders?|base model)\b", re.IGNORECASE)
+# What a flag can be where its help names all of it; tests compare this with the help and with what the library takes.
+CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    "--dtype": ("fp16", "bf16", "fp32"),
+    "--for": ("A1111", "Forge", "ComfyUI", "diffusers", "tsuika"),
+    "--goal": ("character", "style", "object", "concept"),
+    "--guard": ("on", "warn", "off"),
+    "--mode": ("missing", "replace", "add"),
+    "--prediction": ("auto", "epsilon", "v", "flow"),
+    "--purpose": ("balanced", "texture", "colour"),
+    "--to": ("kohya", "diffusers", "a1111", "native", "single-file"),
+    "--zero-terminal-snr": ("auto", "on", "off"),
+    "method": ("lora", "textual-inversion", "dreambooth", "hypernetwork"),
+}
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 
 
@@ -67,16 +81,22 @@ def described(group: Any, before: Sequence[str] = ()) -> Iterator[Mapping[str, A
 
 def _flag(parameter: Any) -> dict[str, Any]:
     is_argument = not getattr(parameter, "opts", [""])[0].startswith("-")
-    default = parameter.default
+    default = parameter.default if isinstance(parameter.default, str | int | float | bool) else None
+    flag = "" if is_argument else parameter.opts[0]
+    choices = CHOICES.get(flag or parameter.name, ())
+    kind = "flag" if getattr(parameter, "is_flag", False) else "choice" if choices else _kind(parameter)
+    nothing = [] if default in choices or parameter.required else [""]
     return {
         "name": parameter.name,
-        "flag": "" if is_argument else parameter.opts[0],
+        "flag": flag,
         "off": next(iter(parameter.secondary_opts), ""),
         "text": _texts(getattr(parameter, "help", "")),
-        "kind": "flag" if getattr(parameter, "is_flag", False) else _kind(parameter),
+        "kind": kind,
+        "choices": [*nothing, *choices] if choices else [],
+        "is_place": kind == "path" or (kind == "text" and bool(PLACE.search(str(parameter.help)))),
         "many": bool(parameter.multiple) or parameter.nargs != 1,
         "required": bool(parameter.required),
-        "default": default if isinstance(default, str | int | float | bool) else None,
+        "default": default,
     }
 
 

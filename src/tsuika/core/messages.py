@@ -744,6 +744,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{names}. `--mode missing` leaves captions as they are; training puts it in front of them by itself.",
             "To have it in the files: --mode add, which also adds what the model says, or the studio (All captions, Add in front).",
         ),
+        "CP008": (
+            "Not known to this tagger: {count} of the tags to leave out",
+            "{names}: nothing is left out by these words.",
+            "Write them as in selected_tags.csv; the most similar tags there: {nearest}.",
+        ),
         "CP020": (
             "This cannot be used as a segmentation model",
             "{why}",

@@ -71,6 +71,22 @@ def to_dict(judged: Sequence[Judged], chosen: Chosen | None, rule: Mapping[str, 
     }
 
 
+def by_fold(folds: Mapping[int, Sequence[Judged]]) -> list[dict[str, Any]]:
+    """Of every training of a cross-validation, from fold 1, the curve of the images that it left out, as in `to_dict`."""
+    found = []
+    for fold, judged in sorted(folds.items()):
+        rows = [one.evidence for one in judged if one.evidence["held_out"] is not None]
+        if rows:
+            curve = [
+                {"step": row["step"], **{key: row["held_out"][key] for key in ("mean", "low", "high")}} for row in rows
+            ]
+            best_step = rows[-1]["best_step"]
+            best = next((point for point in curve if point["step"] == best_step), None)
+            ended = judged[-1].verdict == "stop"
+            found.append({"fold": fold, "curve": curve, "best_step": best_step, "best": best, "stopped": ended})
+    return found
+
+
 def _verdict(last: Judged | None, chosen: Chosen | None, rule: Mapping[str, Any], lang: str) -> str:
     warned = _("The guard was set to warn only, so the run went on.")
     said = [

@@ -40,6 +40,7 @@ class RunRecord:
     losses: list[float] = field(default_factory=list)  # of the run that is kept
     look_losses: list[float] = field(default_factory=list)  # of the guard's run without some images
     judged: list[Judged] = field(default_factory=list)
+    folds: dict[int, list[Judged]] = field(default_factory=dict)  # of each training of a cross-validation, from 1
     chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warned: list[Warned] = field(default_factory=list)
@@ -70,6 +71,8 @@ class RunRecord:
                 self.losses.append(loss)
             case Judged(step=step, fold=0):
                 self.judged = [one for one in self.judged if one.step < step] + [event]
+            case Judged(step=step, fold=fold):
+                self.folds[fold] = [one for one in self.folds.get(fold, ()) if one.step < step] + [event]
             case Chosen():
                 self.chosen = event
             case Warned():

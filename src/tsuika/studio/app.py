@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
@@ -17,6 +18,16 @@ from tsuika.studio.security import AccessControl
 from tsuika.studio.state import Studio
 
 
+def routes(lifespan: Any = None) -> FastAPI:
+    """All routes, without what they work on."""
+    # The schema is for the types of our own pages (scripts/studio_schema.py), so no route serves it.
+    app = FastAPI(title="tsuika studio", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(GZipMiddleware, minimum_size=1024)
+    for part in (pages, projects, images, jobs, runs, tools):
+        app.include_router(part.router)
+    return app
+
+
 def application(studio: Studio) -> ASGIApp:
     """The studio as an ASGI application."""
 
@@ -26,12 +37,8 @@ def application(studio: Studio) -> ASGIApp:
         yield
         studio.live.stop()
 
-    # The schema is for our own type checks (scripts), so no route serves it.
-    app = FastAPI(title="tsuika studio", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app = routes(lifespan)
     app.state.studio = studio
-    app.add_middleware(GZipMiddleware, minimum_size=1024)
-    for part in (pages, projects, images, jobs, runs, tools):
-        app.include_router(part.router)
 
     @app.exception_handler(TsuikaError)
     async def _told(_request: Request, error: TsuikaError) -> JSONResponse:

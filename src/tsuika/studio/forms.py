@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, get_args, get_origin
 
 from tsuika import config
+from tsuika.api import search_space
 from tsuika.config import Recipe, Setting
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.plain import jsonable
+from tsuika.core.sections import SET_KEYS
 from tsuika.core.texts import _
 from tsuika.methods import METHODS
 from tsuika.pages import in_languages
@@ -48,10 +50,16 @@ def _setting(one: Setting) -> dict[str, Any]:
         "level": one.help.level,
         "default": jsonable(one.default),
         "kind": "choice" if choices else _kind(kind),
+        # A list of values, or a range, stands for one of these.
+        "searched": search_space.searchable(one.key) and (bool(choices) or kind in (bool, int, float)),
         **dict(_limits(one)),
     }
     if choices:
         row["choices"] = list(choices)
+    if one.key == "data.sets":
+        # A table has settings of the same section.
+        inside = {f"data.{name}" for name in SET_KEYS}
+        row["columns"] = [_setting(each) for each in config.settings() if each.key in inside]
     return row
 
 
@@ -87,7 +95,7 @@ def in_every_language(result: Any) -> Any:
         return [in_every_language(one) for one in result]
     if not isinstance(result, dict):
         return result
-    if result.keys() >= {"code", "message", "params"} and result["code"] in MESSAGES:
+    if result.keys() >= {"code", "params"} and result["code"] in MESSAGES:
         return {**result, "message": in_languages(sentence(result["code"], result["params"]))}
     return {key: in_every_language(one) for key, one in result.items()}
 

@@ -268,15 +268,24 @@ class Jobs:
     def prune(self) -> None:
         """Forget all but the latest of what is asked for again and again."""
         latest: dict[tuple[str, str], list[Job]] = {}
-        for job in self.all("where kind in ('check', 'doctor', 'advise', 'caption') and ended is not null"):
+        for job in self.all("where kind in ('check', 'doctor', 'advise', 'caption', 'mask') and ended is not null"):
             latest.setdefault((job.project, job.kind), []).append(job)
         for job in (job for jobs in latest.values() for job in jobs[:-KEPT]):
             shutil.rmtree(self.folder(job), ignore_errors=True)
+            # Masks that were looked at, and taken or not.
+            if job.kind == "mask" and job.project:
+                shutil.rmtree(self._home.root / job.about["out"], ignore_errors=True)
             self._db.rows("delete from jobs where id = ?", job.id)
 
     def run_of(self, job: Job) -> RunDir | None:
         """The run folder that a job works on."""
         return RunDir(self._home.root / job.run) if job.run else None
+
+    def file_of(self, job: Job) -> Path | None:
+        """The file of results that a job has made; None where it is none, or not over yet."""
+        path = (self._home.root / str(job.about.get("out") or "")).resolve()
+        inside = any(path.is_relative_to(self._home.root / place) for place in ("results", "made"))
+        return path if inside and job.state == "done" and path.is_file() else None
 
     def result(self, job: Job) -> Any:
         """What a job has printed, as JSON; None before its end or where it is none."""

@@ -14,7 +14,9 @@ from typing import Any, Final
 from tsuika.api import phases
 from tsuika.api.status import Follower, RunStatus
 from tsuika.core.errors import TsuikaError
+from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.texts import languages
+from tsuika.pages import in_languages as of_every_language
 from tsuika.studio.home import Home
 from tsuika.studio.jobs import Job, Jobs
 
@@ -35,6 +37,8 @@ class LiveProgress:
     # Images that it has written, with the labels and places of a sheet.
     images: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
+    # Of a search, by number: settings, and what came of them.
+    trials: dict[int, dict[str, Any]] = field(default_factory=dict)
     _read: int = 0
 
     def read(self, file: Path) -> None:
@@ -50,9 +54,18 @@ class LiveProgress:
     def _take(self, row: Mapping[str, Any]) -> None:
         match row["event"]:
             case "Phase":
-                self.phase, self.done, self.total = row["name"], 0, row["total"]
-            case "Progress":
+                self.phase = row["name"]
+                if not self.trials:
+                    self.done, self.total = 0, row["total"]
+            case "Progress" if not self.trials:
                 self.done, self.total = row["done"], row["total"]
+            case "TrialStarted":
+                self.done, self.total = len(self._ended()), row["total"]
+                self.trials[row["number"]] = {"number": row["number"], "params": row["params"], "state": "running"}
+            case "TrialEnded":
+                ended = self.trials.setdefault(row["number"], {"number": row["number"], "params": {}})
+                ended |= {name: row[name] for name in ("state", "value", "se", "step")}
+                self.done = len(self._ended())
             case "Drawn":
                 self.images.append({"path": row["path"], "seed": row["seed"]})
             case "CellDrawn":
@@ -61,6 +74,9 @@ class LiveProgress:
                 self.images.append(about)
             case "Warned":
                 self.notes.append({"code": row["code"], "message": row["message"], "params": row["params"]})
+
+    def _ended(self) -> list[dict[str, Any]]:
+        return [one for one in self.trials.values() if one["state"] != "running"]
 
 
 class Live:
@@ -170,6 +186,7 @@ class Live:
             "error": job.error,
             "run": self._home.key_of(self._home.root / job.run) if job.run else "",
             "command": command_line(job),
+            "makes_file": self._jobs.file_of(job) is not None,
         }
         if job.state == "waiting":
             first = self._jobs.before(job)
@@ -199,6 +216,12 @@ class Live:
             "total": found.total,
             "images": [
                 {"seed": one["seed"], "labels": one.get("labels"), "place": one.get("place")} for one in found.images
+            ],
+            "trials": list(found.trials.values()),
+            "notes": [
+                {"code": one["code"], "message": of_every_language(sentence(one["code"], one["params"]))}
+                for one in found.notes
+                if one["code"] in MESSAGES
             ],
         }
 

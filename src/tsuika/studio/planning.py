@@ -7,12 +7,13 @@ import io
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import tsuika
 from tsuika import config
+from tsuika.advice import estimate
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import at_home, write_text
@@ -31,6 +32,8 @@ SHOWN: Final = 8
 # What a goal is called in a prompt, where nothing better is said.
 CLASS_WORDS: Final[Mapping[str, str]] = {"character": "character", "style": "style", "object": "", "concept": ""}
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# In the home: what jobs have made that is only looked at.
+MADE: Final = "made"
 FLAGS: Final[Mapping[str, str]] = {"base": "--base", "trigger": "--trigger", "class_word": "--class-word"}
 
 
@@ -97,12 +100,7 @@ def caption(
     Raises:
         RecipeError: RC015, the model is neither a Hugging Face id nor in a folder that may be looked into.
     """
-    model = model.strip()
-    place = at_home(model)
-    # A job does not run where the studio does, so that a relative path would be another one.
-    if not HUB_ID.fullmatch(model) and not (place.is_absolute() and studio.picker.allowed(place)):
-        why = _("It is neither a Hugging Face model id nor a folder in your home folder or the studio's.")
-        raise RecipeError("RC015", key="model", found=model[:200], why=why, do="tsuika caption --help")
+    model = known_model(studio, model)
     for job in studio.jobs.all(f"where project = ? and kind = 'caption' and state in {OPEN_STATES}", project.id):
         studio.jobs.stop(job)
     chosen = lane(studio)
@@ -116,6 +114,21 @@ def caption(
     argv += [f"--{name}={value}" for name, value in of_taggers.items() if value is not None]
     argv += [*flags(plan(project), "trigger", "class_word"), "--", str(project.images.folder)]
     return studio.jobs.add("caption", argv, lane=chosen, project=project.id)
+
+
+def known_model(studio: Studio, model: str) -> str:
+    """A model that captions or masks, as it was typed.
+
+    Raises:
+        RecipeError: RC015, it is neither a Hugging Face id nor in a folder that may be looked into.
+    """
+    model = model.strip()
+    place = at_home(model)
+    # A job does not run where the studio does, so that a relative path would be another one.
+    if not HUB_ID.fullmatch(model) and not (place.is_absolute() and studio.picker.allowed(place)):
+        why = _("It is neither a Hugging Face model id nor a folder in your home folder or the studio's.")
+        raise RecipeError("RC015", key="model", found=model[:200], why=why, do="tsuika caption --help")
+    return model
 
 
 def advise(studio: Studio, project: Project) -> Job:
@@ -145,18 +158,53 @@ def tables(studio: Studio, project: Project, advice: str, option: int) -> dict[s
     options = [found["recommendation"], *found["alternatives"]]
     chosen = config.read_tables(Path(options[min(option, len(options) - 1)]["recipe_file"]))
     steps = int(chosen["train"]["steps"])
-    return config.override(chosen, {"preview.every": max(1, steps // SHOWN), "output.name": project.folder.name})
+    ours = {"preview.every": max(1, steps // SHOWN), "output.name": project.folder.name}
+    # Masks that were made or dropped are there to be used.
+    if any(one.mask and not one.left_out for one in project.images.images()):
+        ours["data.masks"] = "auto"
+    return config.override(chosen, ours)
 
 
-def built(tables: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
+def built(studio: Studio, tables: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
     """A recipe with settings of a form. The method is the advised one: naming another from outside would import it.
 
     Raises:
-        RecipeError: a setting is wrong.
+        RecipeError: a setting is wrong, or RC015, it names a place outside of those that may be looked into.
     """
     if unknown := settings.keys() - {one.key for one in config.settings()}:
         raise RecipeError("RC001", key=min(unknown), nearest="tsuika settings")
-    return config.build(config.override(tables, settings))
+    for key, value in settings.items():
+        for text in _texts(value):
+            studio.picker.refuse_outside(key, text)
+    given = dict(settings)
+    if isinstance(sets := given.get("data.sets"), list) and sets:
+        # The project's own images are the first set; the others are named beside them.
+        given |= {"data.images": "", "data.sets": [{"images": tables["data"]["images"]}, *sets]}
+    return config.build(config.override(tables, given))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+
+
+def cost(studio: Studio, advice: str, option: int, recipe: Recipe) -> dict[str, Any]:
+    """At most how many trainings a recipe takes under guard, and seconds (None: nothing was measured), by the advice."""
+    job = studio.jobs.get(advice)
+    found = (studio.jobs.result(job) if job else None) or {}
+    options = [found.get("recommendation", {}), *found.get("alternatives", [])]
+    about = options[min(option, len(options) - 1)]
+    trained = about.get("trained_numbers", 0) * recipe.method.bytes_per_weight
+    times = estimate.trainings(
+        found.get("pictures", 0), recipe.method, recipe.guard.mode, trained, folds=recipe.guard.folds
+    )
+    step_s = about.get("step_seconds")
+    larger = recipe.train.batch_size / about.get("batch_size", recipe.train.batch_size)
+    return {"trainings": times, "seconds": step_s and step_s * larger * recipe.train.steps * times}
 
 
 def train(studio: Studio, project: Project, advice: str, option: int, settings: Mapping[str, Any]) -> Job:
@@ -165,7 +213,7 @@ def train(studio: Studio, project: Project, advice: str, option: int, settings: 
     Raises:
         RecipeError: a setting is wrong.
     """
-    recipe = built(tables(studio, project, advice, option), settings)
+    recipe = built(studio, tables(studio, project, advice, option), settings)
     chosen = lane(studio)
     if recipe.train.device == "auto":
         recipe = config.build(config.override(recipe.model_dump(), {"train.device": device(studio, chosen)}))
@@ -188,8 +236,8 @@ def resume(studio: Studio, run: RunDir, project: str) -> Job:
     )
 
 
-def grid(studio: Studio, run: RunDir, prompt: str, strengths: Sequence[float], seed: int) -> Job:
-    """A sheet of a run's files by strengths; of whole models, which have none, beside the base."""
+def grid(studio: Studio, run: RunDir, prompts: Sequence[str], strengths: Sequence[float], seed: int) -> Job:
+    """A sheet of a run's files by strengths, for each prompt; of whole models, which have none, beside the base."""
     recipe, report = config.read_tables(run.recipe), read_json(run.report_json)
     every = [row["path"] for row in report["artifacts"]]
     first: dict[str, str] = {}
@@ -206,12 +254,14 @@ def grid(studio: Studio, run: RunDir, prompt: str, strengths: Sequence[float], s
             next(path for path in _single(run, every, one) if path) for one in ("safe", "", "likeness") if one in first
         ]
         axes = ["--base", base, "--x", _axis("strength", strengths), "--y", _axis("artifact", files)]
+    if len(prompts) > 1:
+        axes += ["--z" if "--y" in axes else "--y", _axis("prompt", prompts)]
     chosen, key = lane(studio), studio.home.key_of(run.root)
     out = run.root.parent.parent / "sheets" / f"{run.root.name}-{secrets.token_hex(4)}"
-    argv = ["grid", "--prompt", prompt, "--seed", str(seed), "--out", str(out), *axes]
+    argv = ["grid", f"--prompt={prompts[0]}", "--seed", str(seed), "--out", str(out), *axes]
     argv += ["--device", device(studio, chosen), "--json"]
     return studio.jobs.add(
-        "grid", argv, lane=chosen, project=project_of(studio, run), about={"run": key, "prompt": prompt}
+        "grid", argv, lane=chosen, project=project_of(studio, run), about={"run": key, "prompts": [*prompts]}
     )
 
 
@@ -232,8 +282,10 @@ def vaes(studio: Studio, run: RunDir, chosen: Sequence[str]) -> Job:
         names.append(str(path or one))
     on = lane(studio)
     argv = ["vae", "compare", "--images", recipe["data"]["images"], "--base", base, "--device", device(studio, on)]
-    about = {"run": studio.home.key_of(run.root)}
-    argv += ["--json", "--", *names]
+    # The page with crops and difference maps, to be downloaded.
+    page = studio.home.root / MADE / f"vaes-{secrets.token_hex(4)}.html"
+    about = {"run": studio.home.key_of(run.root), "out": page.relative_to(studio.home.root).as_posix()}
+    argv += [f"--out={page}", "--json", "--", *names]
     return studio.jobs.add("vae compare", argv, lane=on, project=project_of(studio, run), about=about)
 
 

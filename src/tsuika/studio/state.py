@@ -59,7 +59,7 @@ class Studio:
             jobs,
             Live(home, jobs),
             Thumbnails(home.root / "thumbnails"),
-            Picker(roots, access.secret),
+            Picker(roots, access.secret, home.root),
             commands,
             labels,
         )

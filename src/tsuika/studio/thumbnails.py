@@ -25,6 +25,8 @@ class Thumbnails:
     folder: Path
     _hashes: dict[tuple[str, int, int], str] = field(default_factory=dict)
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
+    # Of each content: two images may have the same.
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def of(self, image: Path, side: int) -> Path:
         """An image whose longest side is `side` at most, as WebP, upright; made if it is not there yet.
@@ -40,10 +42,11 @@ class Thumbnails:
                 self._hashes[known] = sha256(image)
             name = self._hashes[known]
             target = self.folder / name[:2] / f"{name[2:34]}-{side}.webp"
-            if target.exists():
+            with self._locks.setdefault(name, threading.Lock()):
+                if target.exists():
+                    return target
+                opened = open_image(image)
+                opened.thumbnail((side, side), Image.Resampling.LANCZOS)
+                with whole(target) as temporary:
+                    opened.save(temporary, format="WEBP", quality=84, method=2)
                 return target
-            opened = open_image(image)
-            opened.thumbnail((side, side), Image.Resampling.LANCZOS)
-            with whole(target) as temporary:
-                opened.save(temporary, format="WEBP", quality=84, method=2)
-            return target

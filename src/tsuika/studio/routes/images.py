@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tsuika.core.errors import TsuikaError
 from tsuika.pages import in_languages
-from tsuika.studio import planning, uploads
+from tsuika.studio import answers, experiments, planning, uploads
 from tsuika.studio.home import Project
 from tsuika.studio.jobs import LIGHT
 from tsuika.studio.state import Here, InProject, Studio
@@ -26,9 +26,10 @@ router = APIRouter(prefix="/api")
 
 
 class ImageFolder(BaseModel):
-    """A folder that was picked."""
+    """A folder that was picked; `files` are those to list in it."""
 
     place: str
+    files: Literal["", "models", "all"] = ""
 
 
 class Edit(BaseModel):
@@ -62,14 +63,14 @@ class Bulk(BaseModel):
     text: str = ""
 
 
-@router.get("/projects/{project}/images")
+@router.get("/projects/{project}/images", response_model=answers.ImagesView)
 def images(project: InProject, studio: Here) -> dict[str, Any]:
     """All images, what the last check found, and what can be undone."""
     found = project.images
     last = found.last_change()
     return {
         "images": [
-            {"id": one.key, "name": one.name, "left_out": one.left_out, "caption": one.caption}
+            {"id": one.key, "name": one.name, "left_out": one.left_out, "caption": one.caption, "mask": one.mask_key}
             for one in found.images()
         ],
         "check": planning.last_check(studio, project),
@@ -98,7 +99,7 @@ def thumbnail(studio: Studio, path: Path | None, side: int) -> FileResponse:
     return FileResponse(small, media_type="image/webp", headers={"cache-control": "private, max-age=86400"})
 
 
-@router.post("/uploads/{project}")
+@router.post("/uploads/{project}", response_model=answers.TakenFiles)
 async def upload(
     project: InProject, request: Request, studio: Here, x_file_name: Annotated[str, Header()] = ""
 ) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def import_(project: InProject, given: ImageFolder, studio: Here) -> dict[str, A
     return {}
 
 
-@router.post("/projects/{project}/check")
+@router.post("/projects/{project}/check", response_model=answers.Begun)
 def check(project: InProject, studio: Here) -> dict[str, str]:
     """Check all images now."""
     for job in studio.jobs.all("where project = ? and kind = 'check' and state in ('waiting', 'running')", project.id):
@@ -151,11 +152,11 @@ def check(project: InProject, studio: Here) -> dict[str, str]:
     return {"job": studio.jobs.add("check", argv, lane=LIGHT, project=project.id).id}
 
 
-@router.post("/projects/{project}/edit")
+@router.post("/projects/{project}/edit", response_model=answers.ImagesView)
 def edit(project: InProject, given: Edit, studio: Here) -> dict[str, Any]:
     """Leave out, put back, or cut bars off."""
     with studio.changing:
-        names = _names(project, studio, given.images)
+        names = _names(project, given.images)
         if given.action == "leave-out":
             project.images.leave_out(names)
         elif given.action == "put-back":
@@ -166,7 +167,7 @@ def edit(project: InProject, given: Edit, studio: Here) -> dict[str, Any]:
     return images(project, studio)
 
 
-def _names(project: Project, studio: Studio, keys: list[str]) -> list[str]:
+def _names(project: Project, keys: list[str]) -> list[str]:
     known = {one.key: one.name for one in project.images.images()}
     return [known[key] for key in keys if key in known]
 
@@ -177,7 +178,7 @@ def _bars(studio: Studio, project: Project) -> dict[str, tuple[int, int, int, in
     return {row["name"]: tuple(row["bars"]) for row in found["pictures"]}
 
 
-@router.put("/projects/{project}/captions")
+@router.put("/projects/{project}/captions", response_model=answers.ImagesView)
 def captions(project: InProject, given: EditedCaptions, studio: Here) -> dict[str, Any]:
     """Write captions."""
     with studio.changing:
@@ -186,7 +187,7 @@ def captions(project: InProject, given: EditedCaptions, studio: Here) -> dict[st
     return images(project, studio)
 
 
-@router.post("/projects/{project}/captions/preview")
+@router.post("/projects/{project}/captions/preview", response_model=answers.Captions)
 def preview(project: InProject, given: Bulk, studio: Here) -> dict[str, Any]:
     """What a change to many captions would make of them, by id."""
     found = project.images
@@ -198,13 +199,53 @@ def preview(project: InProject, given: Bulk, studio: Here) -> dict[str, Any]:
     return {"captions": {keys[name]: text for name, text in changed.items()}}
 
 
-@router.post("/projects/{project}/captions/model")
+@router.post("/projects/{project}/captions/model", response_model=answers.Begun)
 def caption(project: InProject, given: Captioning, studio: Here) -> dict[str, str]:
     """Have a model write captions, to be looked at; nothing is changed."""
     return {"job": planning.caption(studio, project, **given.model_dump()).id}
 
 
-@router.post("/projects/{project}/undo")
+class Masking(BaseModel):
+    """Masks by a model: what is to be seen; `model` is a folder of this machine or a Hugging Face id, empty the usual one."""
+
+    text: str = Field(min_length=1, max_length=500)
+    model: str = ""
+    mode: Literal["missing", "replace", "add"] = "missing"
+    threshold: float = Field(default=0.3, ge=0, le=1)
+    grow_px: int = Field(default=10, ge=0, le=200)
+
+
+class TakenMasks(BaseModel):
+    """Images, by their ids, that get the masks of a job; without one their masks are taken away."""
+
+    images: list[str]
+    job: str = ""
+
+
+@router.post("/projects/{project}/masks/model", response_model=answers.Begun)
+def mask(project: InProject, given: Masking, studio: Here) -> dict[str, str]:
+    """Have a model make masks, to be looked at; nothing is changed."""
+    return {"job": experiments.mask(studio, project, **given.model_dump()).id}
+
+
+@router.get("/projects/{project}/masks/{job}/{image}")
+def made_mask(project: InProject, job: str, image: str, studio: Here, side: int = SIDES[0]) -> FileResponse:
+    """A mask that a job has made for an image, made small."""
+    made = experiments.masks(studio, project, job)
+    return thumbnail(studio, next((made[name] for name in _names(project, [image]) if name in made), None), side)
+
+
+@router.put("/projects/{project}/masks", response_model=answers.ImagesView)
+def masks(project: InProject, given: TakenMasks, studio: Here) -> dict[str, Any]:
+    """Take masks, or take them away."""
+    with studio.changing:
+        made = experiments.masks(studio, project, given.job)
+        names = _names(project, given.images)
+        project.images.write_masks({name: made.get(name) for name in names if name in made or not given.job})
+    return images(project, studio)
+
+
+@router.post("/projects/{project}/undo", response_model=answers.ImagesView)
 def undo(project: InProject, studio: Here) -> dict[str, Any]:
     """Take the last change back."""
     with studio.changing:
@@ -212,16 +253,16 @@ def undo(project: InProject, studio: Here) -> dict[str, Any]:
     return images(project, studio)
 
 
-@router.post("/folders")
-def folders(given: ImageFolder, studio: Here, models: bool = False) -> dict[str, Any]:
+@router.post("/folders", response_model=answers.Listing)
+def folders(given: ImageFolder, studio: Here) -> dict[str, Any]:
     """A folder of this machine to choose from; an empty place gives the roots."""
     folder = studio.picker.path(given.place) if given.place else None
     if given.place and (folder is None or not folder.is_dir()):
         raise HTTPException(404)
-    return studio.picker.listing(folder, models=models)
+    return studio.picker.listing(folder, given.files)
 
 
-@router.post("/folders/path")
+@router.post("/folders/path", response_model=answers.PathOf)
 def path_of(given: ImageFolder, studio: Here) -> dict[str, str]:
     """The path of what was picked, to be shown in a form."""
     path = studio.picker.path(given.place)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tsuika.core.errors import RecipeError
-from tsuika.studio import forms, planning
+from tsuika.studio import answers, experiments, forms, planning
 from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, InProject, OfJob
 
@@ -28,32 +28,33 @@ class Plan(BaseModel):
 class Want(BaseModel):
     """What a job should do."""
 
-    action: Literal["stop", "kill", "first"]
+    action: Literal["stop", "kill", "first", "again"]
 
 
-@router.get("/settings")
+@router.get("/settings", response_model=answers.SettingsForm)
 def settings() -> dict[str, Any]:
     """Every setting of a recipe, as a form."""
     return forms.settings()
 
 
-@router.post("/projects/{project}/advise")
+@router.post("/projects/{project}/advise", response_model=answers.Begun)
 def advise(project: InProject, studio: Here) -> dict[str, str]:
     """Ask for advice."""
     return {"job": planning.advise(studio, project).id}
 
 
-@router.post("/projects/{project}/recipe")
+@router.post("/projects/{project}/recipe", response_model=answers.RecipeView)
 def recipe(project: InProject, given: Plan, studio: Here) -> dict[str, Any]:
     """The recipe of a plan: its values, what differs from the defaults, or what is wrong with it."""
     tables = planning.tables(studio, project, given.advice, given.option)
-    advised = shown = planning.built(tables, {})
+    advised = shown = planning.built(studio, tables, {})
     error = None
     try:
-        shown = planning.built(tables, given.settings)
+        shown = planning.built(studio, tables, given.settings)
     except RecipeError as wrong:
         error = forms.told(wrong)
     return {
+        "cost": planning.cost(studio, given.advice, given.option, shown),
         "values": shown.model_dump(mode="json"),
         "advised": forms.differences(advised),
         "differences": forms.differences(shown),
@@ -61,14 +62,41 @@ def recipe(project: InProject, given: Plan, studio: Here) -> dict[str, Any]:
     }
 
 
-@router.post("/projects/{project}/train")
+@router.post("/projects/{project}/train", response_model=answers.TrainingBegun)
 def train(project: InProject, given: Plan, studio: Here) -> dict[str, str]:
     """Start a training; if the device is busy it waits in the queue."""
     job = planning.train(studio, project, given.advice, given.option, given.settings)
     return {"job": job.id, "run": studio.home.key_of(studio.home.root / job.run)}
 
 
-@router.get("/jobs/{job}")
+class RateSearch(Plan):
+    """A plan whose learning rate is looked for, with so many steps of each rate."""
+
+    steps: int = Field(default=48, ge=8, le=1000)
+
+
+class SettingsSearch(Plan):
+    """A plan whose settings are searched: values or a range by key, and how many trials (0: all, or the usual number)."""
+
+    over: dict[str, str] = Field(max_length=8)
+    trials: int = Field(default=0, ge=0, le=1000)
+
+
+@router.post("/projects/{project}/rates", response_model=answers.Begun)
+def find_rate(project: InProject, given: RateSearch, studio: Here) -> dict[str, str]:
+    """Find a learning rate for a plan."""
+    recipe = planning.built(studio, planning.tables(studio, project, given.advice, given.option), given.settings)
+    return {"job": experiments.find_rate(studio, project, recipe, given.steps).id}
+
+
+@router.post("/projects/{project}/searches", response_model=answers.Begun)
+def search(project: InProject, given: SettingsSearch, studio: Here) -> dict[str, str]:
+    """Search settings for a plan."""
+    recipe = planning.built(studio, planning.tables(studio, project, given.advice, given.option), given.settings)
+    return {"job": experiments.search(studio, project, recipe, given.over, given.trials).id}
+
+
+@router.get("/jobs/{job}", response_model=answers.JobAnswer)
 def job(job: OfJob, studio: Here) -> dict[str, Any]:
     """A job, and what it has printed once it is over."""
     result = forms.in_every_language(studio.jobs.result(job)) if job.ended else None
@@ -81,9 +109,11 @@ def log(job: OfJob, studio: Here) -> PlainTextResponse:
     return PlainTextResponse(studio.jobs.log(job))
 
 
-@router.post("/jobs/{job}")
+@router.post("/jobs/{job}", response_model=answers.Job)
 def want(job: OfJob, given: Want, studio: Here) -> dict[str, Any]:
-    """Stop a job, end it at once, or let it be the next of its queue."""
+    """Stop a job, end it at once, let it be the next of its queue, or do one that is over once more."""
+    if given.action == "again":
+        return {"job": studio.live.view(experiments.again(studio, job) if job.ended else job)}
     if given.action == "first":
         waiting = studio.jobs.all("where state = 'waiting' and lane = ?", job.lane)
         first = min(waiting, key=lambda one: one.place, default=None)
@@ -96,6 +126,15 @@ def want(job: OfJob, given: Want, studio: Here) -> dict[str, Any]:
     studio.live.look()
     found = studio.jobs.get(job.id)
     return {"job": studio.live.view(found or job)}
+
+
+@router.get("/jobs/{job}/file")
+def file(job: OfJob, studio: Here) -> FileResponse:
+    """The file that a job has made, to keep."""
+    path = studio.jobs.file_of(job)
+    if path is None:
+        raise HTTPException(404)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
 @router.get("/jobs/{job}/images/{number}")

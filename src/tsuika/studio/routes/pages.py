@@ -13,8 +13,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 import tsuika
+from tsuika import config
 from tsuika.core.texts import languages
-from tsuika.studio import catalogue
+from tsuika.studio import answers, catalogue
 from tsuika.studio.state import Here
 
 router = APIRouter()
@@ -77,7 +78,7 @@ def enter(given: Key, studio: Here) -> Response:
     return JSONResponse({}, headers={"set-cookie": studio.access.set_cookie()})
 
 
-@router.get("/api/session")
+@router.get("/api/session", response_model=answers.Session)
 def session(studio: Here) -> dict[str, Any]:
     """What the page needs first."""
     return {
@@ -86,10 +87,11 @@ def session(studio: Here) -> dict[str, Any]:
         "languages": list(languages()),
         "home": str(studio.home.root),
         "language": studio.home.db.setting("language"),
+        "flags": config.FLAGS,
     }
 
 
-@router.get("/api/texts/{lang}")
+@router.get("/api/texts/{lang}", response_model=dict[str, str | list[str]])
 def texts(lang: str) -> dict[str, Any]:
     """The texts of the page in a language."""
     if lang not in languages():

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tsuika.api.status import state_of
 from tsuika.core.rundir import RunDir
-from tsuika.studio import planning
+from tsuika.studio import answers, planning
 from tsuika.studio.home import Project
 from tsuika.studio.state import Here, InProject, Studio
 
@@ -29,12 +29,12 @@ class Change(BaseModel):
     plan: dict[str, Any] | None = None
 
 
-@router.get("/home")
+@router.get("/home", response_model=answers.HomeView)
 def home(studio: Here) -> dict[str, Any]:
     """Every project and run, and the machine."""
     return {
         "projects": [_short(studio, project) for project in studio.home.projects()],
-        "terminal": [_run(studio, run) for run in studio.home.runs() if run.root.parent == studio.home.root / "runs"],
+        "runs": [_run(studio, run) for run in studio.home.runs() if run.root.parent == studio.home.root / "runs"],
         "machine": planning.machine(studio),
     }
 
@@ -57,13 +57,13 @@ def _run(studio: Studio, run: RunDir) -> dict[str, Any]:
     return {**about, "state": state_of(run), "has_result": run.report_json.is_file()}
 
 
-@router.post("/projects")
+@router.post("/projects", response_model=answers.Key)
 def new(given: Name, studio: Here) -> dict[str, str]:
     """A new project."""
     return {"id": studio.home.new_project(given.name).id}
 
 
-@router.get("/projects/{project}")
+@router.get("/projects/{project}", response_model=answers.ProjectView)
 def project(project: InProject, studio: Here) -> dict[str, Any]:
     """A project: its plan, its runs, its latest job of each kind."""
     latest = {job.kind: job.id for job in studio.jobs.all("where project = ?", project.id)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
@@ -16,7 +16,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import RANGE, TITLES, role
 from tsuika.pages import in_languages
-from tsuika.studio import models, planning
+from tsuika.studio import answers, models, planning
 from tsuika.studio.jobs import LIGHT
 from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, OfRun
@@ -30,7 +30,7 @@ class Ask(BaseModel):
     action: Literal["stop", "sample", "resume"]
 
 
-@router.get("")
+@router.get("", response_model=answers.RunView)
 def status(run: OfRun, studio: Here) -> dict[str, Any]:
     """What a run is doing."""
     found = studio.live.status(run.root).to_dict()
@@ -93,7 +93,7 @@ def artifact(run: OfRun, number: int, studio: Here) -> FileResponse:
     return _kept(run, run.root / found[number])
 
 
-@router.get("/results")
+@router.get("/results", response_model=answers.Results)
 def results(run: OfRun, studio: Here) -> dict[str, Any]:
     """What a finished run has made: its files, what was measured, and what is near a training image."""
     report = read_json(run.report_json)
@@ -131,7 +131,7 @@ class Export(BaseModel):
     to: str = ""
 
 
-@router.post("/export")
+@router.post("/export", response_model=answers.Begun)
 def export(run: OfRun, given: Export, studio: Here) -> dict[str, str]:
     """Put a result where it is used."""
     to = models.allowed(studio, given.to) if given.to else studio.home.root / "results"
@@ -146,15 +146,15 @@ def export(run: OfRun, given: Export, studio: Here) -> dict[str, str]:
 class Grid(BaseModel):
     """What a sheet compares."""
 
-    prompt: str = Field(min_length=1, max_length=2000)
+    prompts: list[Annotated[str, Field(min_length=1, max_length=2000)]] = Field(min_length=1, max_length=12)
     strengths: list[float] = Field(default=[0.0, 0.5, 0.75, 1.0], min_length=1, max_length=9)
     seed: int = Field(default=1, ge=0)
 
 
-@router.post("/grid")
+@router.post("/grid", response_model=answers.Begun)
 def grid(run: OfRun, given: Grid, studio: Here) -> dict[str, str]:
-    """A sheet: the run's files by strengths, for a prompt."""
-    return {"job": planning.grid(studio, run, given.prompt, given.strengths, given.seed).id}
+    """A sheet: the run's files by strengths, for each prompt."""
+    return {"job": planning.grid(studio, run, given.prompts, given.strengths, given.seed).id}
 
 
 class Vaes(BaseModel):
@@ -163,13 +163,13 @@ class Vaes(BaseModel):
     vaes: list[str] = Field(min_length=1, max_length=8)
 
 
-@router.post("/vaes")
+@router.post("/vaes", response_model=answers.Begun)
 def vaes(run: OfRun, given: Vaes, studio: Here) -> dict[str, str]:
     """Compare VAEs on the run's images."""
     return {"job": planning.vaes(studio, run, given.vaes).id}
 
 
-@router.post("/evaluate")
+@router.post("/evaluate", response_model=answers.Begun)
 def evaluate(run: OfRun, studio: Here) -> dict[str, str]:
     """Measure the run's results."""
     chosen = planning.lane(studio)

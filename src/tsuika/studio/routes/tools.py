@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from tsuika.data.folder import IMAGES
-from tsuika.studio import models, uploads
+from tsuika.studio import answers, models, planning, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
 from tsuika.studio.jobs import LIGHT
@@ -28,7 +28,7 @@ class ChosenPath(BaseModel):
     place: str
 
 
-@router.get("/commands")
+@router.get("/commands", response_model=answers.CommandsView)
 def commands(studio: Here) -> dict[str, Any]:
     """The commands with their flags, and what the keys of their results are called."""
     return {"commands": forms(studio), "labels": dict(studio.labels)}
@@ -42,19 +42,20 @@ class ToolCall(BaseModel):
     about: dict[str, Any] = {}
 
 
-@router.post("/commands")
+@router.post("/commands", response_model=answers.Begun)
 def start(given: ToolCall, studio: Here) -> dict[str, str]:
     """Run a command."""
     return {"job": start_command(studio, given.command, given.values, given.about).id}
 
 
-@router.get("/artifacts")
+@router.get("/artifacts", response_model=answers.ArtifactsView)
 def artifacts(studio: Here) -> dict[str, Any]:
-    """What was made here, for the playground, and the samplers' names."""
-    return {"artifacts": models.artifacts(studio), "samplers": list(models.SAMPLERS)}
+    """What was made here, for the playground, the samplers' names, and the VAEs of the embedded base model."""
+    own = planning.own_vaes("embedded")
+    return {"artifacts": models.artifacts(studio), "samplers": list(models.SAMPLERS), "vaes": list(own)}
 
 
-@router.post("/dropped")
+@router.post("/dropped", response_model=answers.Dropped)
 async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, Header()] = "") -> dict[str, Any]:
     """A file that was dropped: what an image says of how it was made; of weights, the job that tells what they are.
 
@@ -84,7 +85,7 @@ def _names(path: Path) -> Iterator[Path]:
     yield from (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 
 
-@router.post("/artifacts")
+@router.post("/artifacts", response_model=answers.ArtifactRow)
 def take_artifact(given: ChosenPath, studio: Here) -> dict[str, Any]:
     """A file that was picked, to be used in the playground."""
     path = studio.picker.path(given.place)
@@ -93,13 +94,13 @@ def take_artifact(given: ChosenPath, studio: Here) -> dict[str, Any]:
     return models.artifact(path, "")
 
 
-@router.get("/bases")
+@router.get("/bases", response_model=answers.BasesView)
 def bases(studio: Here) -> dict[str, Any]:
     """Base models that were found on this machine or chosen before."""
     return {"bases": models.bases(studio)}
 
 
-@router.post("/bases")
+@router.post("/bases", response_model=answers.BaseRow)
 def take_base(given: ChosenPath, studio: Here) -> dict[str, str]:
     """A file that was picked, as a base model to choose from here on."""
     path = studio.picker.path(given.place)
@@ -108,13 +109,13 @@ def take_base(given: ChosenPath, studio: Here) -> dict[str, str]:
     return models.remember(studio, path)
 
 
-@router.get("/programs")
+@router.get("/programs", response_model=answers.ProgramsView)
 def programs(studio: Here) -> dict[str, Any]:
     """The folders of programs that files may be copied into: found, or allowed before."""
     return {"programs": models.programs(studio)}
 
 
-@router.post("/programs")
+@router.post("/programs", response_model=answers.ProgramsView)
 def allow(given: ChosenPath, studio: Here) -> dict[str, Any]:
     """Allow a program's folder, or any other, as a place for results."""
     path = studio.picker.path(given.place)

@@ -13,6 +13,7 @@ const SCREENS = {
   plan: () => import("./plan.js"),
   train: () => import("./train.js"),
   compare: () => import("./compare.js"),
+  search: () => import("./search.js"),
   playground: () => import("./playground.js"),
   tools: () => import("./tools.js"),
   runs: () => import("./train.js"),
@@ -28,7 +29,7 @@ function screen(name) {
   return loaded.value[name];
 }
 
-/** @type {{value: any}} */
+/** @type {{value: import("./core.js").Schemas["ProjectView"] | null}} */
 export const project = signal(null);
 
 function App() {
@@ -42,9 +43,9 @@ function App() {
   useEffect(() => scrollTo(0, 0), [parts.join("/")]);
   let shown = html`<${Home} />`;
   if (first === "projects" && id) shown = show(step in SCREENS ? step : "images", project.value?.id === id ? { project: project.value, reload } : null);
-  else if (first === "runs" && id) shown = show("runs", { run: id });
+  else if (first === "runs" && id) shown = show(step === "compare" ? "compare" : "runs", { run: id });
   else if (first === "playground" || first === "tools") shown = show(first, {});
-  const title = titleOf(first, step);
+  const title = titleOf(first === "runs" && step === "compare" ? "projects" : first, step);
   useEffect(() => {
     document.title = [title, first === "projects" ? project.value?.name : "", "tsuika"].filter(Boolean).join(" – ");
   });
@@ -54,7 +55,7 @@ function App() {
 
 /** @param {string} first @param {string} step */
 function titleOf(first, step) {
-  const titles = { images: _("Images"), plan: _("Plan"), train: _("Train"), compare: _("Compare"), runs: _("Train"), playground: _("Playground"), tools: _("Tools") };
+  const titles = { images: _("Images"), plan: _("Plan"), train: _("Train"), compare: _("Compare"), search: _("Find settings"), runs: _("Train"), playground: _("Playground"), tools: _("Tools") };
   return titles[/** @type {keyof typeof titles} */ (first === "projects" ? step : first)] ?? "";
 }
 
@@ -75,11 +76,11 @@ function Top() {
   const busy = Object.values(jobs.value).find(one => one.state === "running" && one.kind === "train");
   return html`<header class="top"><nav class="row" aria-label=${_("Main")}>
       <a class="brand" href=${link()} aria-label=${`tsuika – ${_("Home")}`}><img src="/web/icon.svg" alt="" width="26" height="26" /><span>tsuika</span></a>
-      ${inProject && html`<${Name} />`}</nav>
-    ${inProject && html`<${Steps} id=${project.value.id} now=${parts[2] ?? "images"} />`}
+      ${inProject && html`<${Name} shown=${inProject} />`}</nav>
+    ${inProject && html`<${Steps} id=${inProject.id} now=${parts[2] ?? "images"} />`}
     <div class="row end tools">
       ${busy && html`<a class="busy" href=${busy.project ? link("projects", busy.project, "train") : link("runs", busy.run)} title=${said(busy.phase)}>
-        <span class="dot"></span><span class="num">${busy.total ? `${number((100 * busy.done) / busy.total)}%` : ""}</span></a>`}
+        <span class="dot"></span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
       <a class="quiet" href=${link("playground")} aria-current=${parts[0] === "playground" ? "page" : undefined}>${_("Playground")}</a>
       <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
       <select aria-label=${_("Language")} value=${language.value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
@@ -89,10 +90,11 @@ function Top() {
     </div></header>`;
 }
 
-function Name() {
-  const [text, setText] = useState(project.value.name);
-  useEffect(() => setText(project.value.name), [project.value.id]);
-  const keep = () => text.trim() && text !== project.value.name && tried(async () => (await send("PATCH", `/projects/${project.value.id}`, { name: text }), await reload()));
+/** @param {{shown: import("./core.js").Schemas["ProjectView"]}} props */
+function Name({ shown }) {
+  const [text, setText] = useState(shown.name);
+  useEffect(() => setText(shown.name), [shown.id]);
+  const keep = () => text.trim() && text !== shown.name && tried(async () => (await send("PATCH", `/projects/${shown.id}`, { name: text }), await reload()));
   return html`<input class="name" aria-label=${_("Name of the project")} value=${text} size=${Math.max(8, Math.min(24, text.length * 1.6))}
     onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${keep}
     onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && !event.isComposing && /** @type {HTMLElement} */ (event.target).blur()} />`;
@@ -101,9 +103,11 @@ function Name() {
 /** @param {{id: string, now: string}} props */
 function Steps({ id, now }) {
   const steps = [["images", _("Images")], ["plan", _("Plan")], ["train", _("Train")], ["compare", _("Compare")]];
-  const at = steps.findIndex(([key]) => key === now);
+  // Settings are looked for on the way from the plan to the training.
+  const place = now === "search" ? "plan" : now;
+  const at = steps.findIndex(([key]) => key === place);
   return html`<nav class="steps" aria-label=${_("Steps")}>${steps.map(
-    ([key, title], number) => html`<a key=${key} href=${link("projects", id, key)} class=${number < at ? "past" : ""} aria-current=${key === now ? "step" : undefined}>
+    ([key, title], number) => html`<a key=${key} href=${link("projects", id, key)} class=${number < at ? "past" : ""} aria-current=${key === place ? "step" : undefined}>
       <span class="count">${number + 1}</span>${title}</a>`,
   )}</nav>`;
 }
@@ -140,17 +144,17 @@ ended.add(job => {
   if (job.project && job.project === project.value?.id) reload();
 });
 
-// A page that is not looked at says when a training has ended.
+// A page that is not looked at says when work on a device has ended.
 ended.add(job => {
-  if (job.kind !== "train" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
+  if (job.lane === "light" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
   const told = new Notification(`${kindName(job.kind)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
-  told.onclick = () => (focus(), (location.hash = job.project ? link("projects", job.project, "train") : link("runs", job.run)));
+  told.onclick = () => (focus(), (location.hash = job.kind !== "train" ? link() : job.project ? link("projects", job.project, "train") : link("runs", job.run)));
 });
 
-async function begin() {
+async function open() {
   session.value = await get("/session");
   languages.value = session.value.languages;
-  const wished = [session.value.language, ...navigator.languages.map(one => one.slice(0, 2))];
+  const wished = [session.value.language ?? "", ...navigator.languages.map(one => one.slice(0, 2))];
   await speak(wished.find(one => languages.value.includes(one)) ?? "en");
   listen();
   const root = /** @type {HTMLElement} */ (document.getElementById("app"));
@@ -158,4 +162,4 @@ async function begin() {
   render(html`<${App} />`, root);
 }
 
-begin();
+open();

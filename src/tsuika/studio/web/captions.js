@@ -1,12 +1,13 @@
 // Captions: of one image beside it, and of all at once with a look at what would change.
 // @ts-check
 
-import { _, _n, get, html, isOpen, jobOf, later, noteJob, number, said, send, tried } from "./core.js";
+import { _, _n, begin, html, isOpen, jobOf, later, number, resultOf, said, send, tried } from "./core.js";
+import { Masked } from "./masks.js";
 import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
-/** One image: large, with its caption and what was found. @param {{project: any, image: any, others: any[], onClose: () => void,
+/** One image: large, with its caption and what was found. @param {{project: any, image: any, others: any[], onClose: () => void, onUnmask: () => void,
  * onEdit: (action: string, ids: string[]) => void, onCaption: (captions: Record<string, string>) => void, onMove: (by: number) => void}} props */
-export function Editor({ project, image, onClose, onEdit, onCaption, onMove }) {
+export function Editor({ project, image, onClose, onUnmask, onEdit, onCaption, onMove }) {
   const [text, setText] = useState(image.caption);
   const kept = useRef(image.caption);
   const keep = (/** @type {string} */ now) => {
@@ -36,14 +37,15 @@ export function Editor({ project, image, onClose, onEdit, onCaption, onMove }) {
       <span class="row"><button class="icon-only" aria-label=${_("Previous image")} onClick=${() => onMove(-1)}>‹</button>
       <button class="icon-only" aria-label=${_("Next image")} onClick=${() => onMove(1)}>›</button>
       <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></span></div>
-    <img class="large" alt=${image.caption || image.name} src=${`/api/projects/${project.id}/images/${image.id}?side=512`} />
+    ${image.mask ? html`<${Masked} name=${image.name} image=${`/api/projects/${project.id}/images/${image.id}`} mask=${`/api/projects/${project.id}/images/${image.mask}`} side=${512} />`
+      : html`<img class="large" alt=${image.caption || image.name} src=${`/api/projects/${project.id}/images/${image.id}?side=512`} />`}
     ${about?.usable && html`<p class="soft small num">${about.width} × ${about.height} px</p>`}
     ${image.findings.map((/** @type {any} */ one) => html`<p key=${one.code} class="small"><span class="chip ${one.level}">${said(one.what)}</span> ${said(one.why)} <span class="soft">${said(one.todo)}</span></p>`)}
     <label for="caption">${_("Caption")}</label>
     <textarea id="caption" rows="4" value=${text} placeholder=${_("What is to be seen besides the subject")}
       onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${() => keep(text)} onKeyDown=${keys}></textarea>
     <div class="row between"><span class="soft small">${about?.tokens != null ? _("{count} of 75 tokens", { count: about.tokens }) : ""}</span>
-      <span class="row">${about?.bars?.some(Boolean) && !image.left_out && html`<button onClick=${() => onEdit("crop", [image.id])}>${_("Cut the bars off")}</button>`}
+      <span class="row">${image.mask && html`<button onClick=${onUnmask}>${_("Take the mask away")}</button>`}${about?.bars?.some(Boolean) && !image.left_out && html`<button onClick=${() => onEdit("crop", [image.id])}>${_("Cut the bars off")}</button>`}
       <button onClick=${() => onEdit(image.left_out ? "put-back" : "leave-out", [image.id])}>${image.left_out ? _("Put back") : _("Leave out")}</button></span></div>
   </aside>`;
 }
@@ -54,7 +56,13 @@ export function Bulk({ project, view, onClose, onDone }) {
   const [find, setFind] = useState("");
   const [text, setText] = useState("");
   const [found, setFound] = useState(/** @type {Record<string, string>} */ ({}));
-  const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => setFound((await send("POST", `/projects/${project.id}/captions/preview`, given)).captions)))).current;
+  const now = useRef(action);
+  now.current = action;
+  const ask = useRef(later(250, (/** @type {any} */ given) => tried(async () => {
+    const { captions } = await send("POST", `/projects/${project.id}/captions/preview`, given);
+    // An answer that comes late is not about what is asked for by now.
+    if (now.current === given.action) setFound(captions);
+  }))).current;
   const auto = action === "model";
   useEffect(() => {
     if (auto) setFound({});
@@ -104,10 +112,10 @@ function ByModel({ project, view, onFound }) {
     tried(async () => {
       setResult(null);
       onFound({});
-      noteJob((await get(`/jobs/${(await send("POST", `/projects/${project.id}/captions/model`, want)).job}`)).job);
+      await begin(`/projects/${project.id}/captions/model`, want);
     });
   useEffect(() => {
-    if (job?.state === "done") tried(async () => setResult((await get(`/jobs/${job.id}`)).result));
+    if (job?.state === "done") tried(async () => setResult(await resultOf(job.id)));
   }, [job?.id, job?.state]);
   useEffect(() => {
     if (!result) return;
@@ -130,9 +138,9 @@ function ByModel({ project, view, onFound }) {
     <${Working} job=${job} />
     ${(job?.state === "failed" || job?.state === "died") && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
     ${result?.notes.map((/** @type {any} */ one) => html`<p key=${one.code} class="warn small">${said(one.message)}</p>`)}
-    ${picking && html`<${Picker} models title=${_("Choose the folder of a captioning model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
+    ${picking && html`<${Picker} files="models" title=${_("Choose the folder of a captioning model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking(false);
-      change({ model: (await send("POST", "/folders/path", { place: row.id })).path });
+      change({ model: (await send("POST", "/folders/path", { place: row.id, files: "" })).path });
     })} />`}`;
 }
 

@@ -1,17 +1,22 @@
 // Compare: before and after, the files by strength, what was measured; one of them is taken into use.
 // @ts-check
 
-import { _, _n, get, html, jobs, link, noteJob, number, remember, route, said, send, size, tried } from "./core.js";
+import { _, _n, begin, get, html, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Folds } from "./folds.js";
 import { Vaes } from "./vaes.js";
 
-/** @param {{project: any}} props */
-export default function Compare({ project }) {
-  const finished = project.runs.filter((/** @type {any} */ one) => one.has_result);
+/** @typedef {import("./core.js").Schemas} Schemas */
+/** @typedef {import("./core.js").Job} Job */
+/** @typedef {Schemas["RunView"]} Run */
+
+/** What a project's training runs have made, or a run that belongs to none. @param {{project?: Schemas["ProjectView"], run?: string}} props */
+export default function Compare({ project, run: given }) {
+  const finished = project?.runs.filter(one => one.has_result) ?? [];
   const wished = route.value.query.get("run");
-  const id = finished.find((/** @type {any} */ one) => one.id === wished)?.id ?? finished[0]?.id ?? project.runs[0]?.id;
-  const [run, setRun] = useState(/** @type {any} */ (null));
-  const [results, setResults] = useState(/** @type {any} */ (null));
+  const id = given ?? finished.find(one => one.id === wished)?.id ?? finished[0]?.id ?? project?.runs[0]?.id;
+  const [run, setRun] = useState(/** @type {Run | null} */ (null));
+  const [results, setResults] = useState(/** @type {Schemas["Results"] | null} */ (null));
   const mine = Object.values(jobs.value).filter(one => one.about?.run === id).sort((a, b) => a.created - b.created);
   const latest = (/** @type {string} */ kind) => mine.filter(one => one.kind === kind).at(-1);
   const evaluation = latest("evaluate");
@@ -23,32 +28,33 @@ export default function Compare({ project }) {
   }, [run?.has_result, evaluation?.ended]);
   if (!id || (run && !run.has_result))
     return html`<main class="page"><p class="soft">${_("There is nothing to compare yet: no training has finished.")}</p>
-      <div><a class="button main" href=${link("projects", project.id, id ? "train" : "plan")}>${id ? _("To the training") : _("To the plan")}</a></div></main>`;
+      <div><a class="button main" href=${project ? link("projects", project.id, id ? "train" : "plan") : link("runs", id ?? "")}>${id ? _("To the training") : _("To the plan")}</a></div></main>`;
   if (!run || !results) return html`<main class="page"></main>`;
   return html`<main class="page compare">
     ${finished.length > 1 && html`<div class="row"><label for="which-run">${_("Training run")}</label><select id="which-run" value=${id} onChange=${(/** @type {any} */ event) => remember({ run: event.target.value })}>
-      ${finished.map((/** @type {any} */ one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select></div>`}
+      ${finished.map(one => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select></div>`}
     <${BeforeAfter} run=${run} />
-    <${Files} project=${project} run=${run} results=${results} job=${latest("export")} />
+    <${Files} run=${run} results=${results} job=${latest("export")} />
     <${Sheet} run=${run} job=${latest("grid")} />
-    <${Copies} project=${project} run=${run} found=${results.lookalikes} />
+    ${project && html`<${Copies} project=${project} run=${run} found=${results.lookalikes} />`}
+    <${Folds} run=${run} />
     <${Measured} run=${run} results=${results} job=${evaluation} />
     <${Vaes} run=${run} own=${results.vaes} job=${latest("vae compare")} />
   </main>`;
 }
 
-/** The base's image beside the result's at the same seed, with a border to move. @param {{run: any}} props */
+/** The base's image beside the result's at the same seed, with a border to move. @param {{run: Run}} props */
 function BeforeAfter({ run }) {
-  const rows = run.previews.map((/** @type {any} */ one, /** @type {number} */ number) => ({ ...one, number }));
+  const rows = run.previews.map((one, number) => ({ ...one, number }));
   const last = run.previews.at(-1)?.step;
   const pairs = rows
-    .filter((/** @type {any} */ one) => one.step === last)
-    .map((/** @type {any} */ after) => ({ after, before: rows.find((/** @type {any} */ one) => one.step === 0 && one.prompt === after.prompt && one.seed === after.seed) }))
-    .filter((/** @type {any} */ one) => one.before && last);
+    .filter(one => one.step === last)
+    .map(after => ({ after, before: rows.find(one => one.step === 0 && one.prompt === after.prompt && one.seed === after.seed) }))
+    .filter(one => one.before && last);
   const [all, setAll] = useState(false);
   if (!pairs.length) return null;
   return html`<section><h2>${_("Before and after")}</h2><div class="previews wipes">
-    ${pairs.slice(0, all ? undefined : 4).map((/** @type {any} */ one) => html`<${Wipe} key=${one.after.number} run=${run.id} before=${one.before.number} after=${one.after.number} prompt=${one.after.prompt} />`)}</div>
+    ${pairs.slice(0, all ? undefined : 4).map(one => html`<${Wipe} key=${one.after.number} run=${run.id} before=${one.before?.number} after=${one.after.number} prompt=${one.after.prompt} />`)}</div>
     ${pairs.length > 4 && html`<div><button class="quiet" onClick=${() => setAll(!all)}>${all ? _("Less") : _n("{count} more", "{count} more", pairs.length - 4)}</button></div>`}</section>`;
 }
 
@@ -63,17 +69,16 @@ function Wipe({ run, before, after, prompt }) {
   </div><figcaption class="small soft">${prompt}</figcaption></figure>`;
 }
 
-/** The files, each with "use this one". @param {{project: any, run: any, results: any, job: any}} props */
-function Files({ project, run, results, job }) {
+/** The files, each with "use this one". @param {{run: Run, results: Schemas["Results"], job: Job | undefined}} props */
+function Files({ run, results, job }) {
   const about = {
     safe: _("Stopped early: freer in other scenes, a little less like the subject."),
     balanced: _("At its best on images that it was not trained on. Take this one first."),
     likeness: _("Trained longer: more like the subject, less free."),
   };
-  const use = (/** @type {string} */ which, to = "") =>
-    tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/export`, { which, to })).job}`)).job));
+  const use = (/** @type {string} */ which, to = "") => tried(() => begin(`/runs/${run.id}/export`, { which: /** @type {"safe" | "balanced" | "likeness"} */ (which), to }));
   return html`<section><h2>${_("The files")}</h2><div class="files">${results.files.map(
-    (/** @type {any} */ one) => html`<article key=${one.which} class="card file ${one.which === "balanced" ? "best" : ""}">
+    one => html`<article key=${one.which} class="card file ${one.which === "balanced" ? "best" : ""}">
       <div class="row between"><h3>${said(one.title)}</h3><span class="chip num">${_("step {step}", { step: number(one.step) })}</span></div>
       <p class="small soft">${about[/** @type {keyof typeof about} */ (one.which)]}</p>
       <p class="small"><code>${one.name}</code> ${one.bytes ? size(one.bytes) : ""}</p>
@@ -83,18 +88,18 @@ function Files({ project, run, results, job }) {
   )}</div>
     <${Working} job=${job} />
     ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
-    ${job?.state === "done" && html`<${Adopted} key=${job.id} project=${project} job=${job} onCopy=${(/** @type {string} */ to) => use(job.about.which, to)} />`}
+    ${job?.state === "done" && html`<${Adopted} key=${job.id} job=${job} onCopy=${(/** @type {string} */ to) => use(String(job.about.which), to)} />`}
   </section>`;
 }
 
-/** Where the file is now, how each program uses it, and where else to put it. @param {{project: any, job: any, onCopy: (to: string) => void}} props */
+/** Where the file is now, how each program uses it, and where else to put it. @param {{job: Job, onCopy: (to: string) => void}} props */
 function Adopted({ job, onCopy }) {
   const [made, setMade] = useState(/** @type {any} */ (null));
-  const [places, setPlaces] = useState(/** @type {any[]} */ ([]));
+  const [places, setPlaces] = useState(/** @type {Schemas["ProgramRow"][]} */ ([]));
   const [picking, setPicking] = useState(false);
   useEffect(() => {
     tried(async () => {
-      setMade((await get(`/jobs/${job.id}`)).result);
+      setMade(await resultOf(job.id));
       setPlaces((await get("/programs")).programs);
     });
   }, []);
@@ -105,7 +110,7 @@ function Adopted({ job, onCopy }) {
     ${made.uses.map((/** @type {any} */ one) => html`<div key=${one.program}><p class="small"><strong>${one.program}</strong> ${said(one.how).replaceAll("`", "")}</p>
       ${one.paste && html`<${Paste} text=${one.paste} />`}${one.note && html`<p class="small soft">${said(one.note).replaceAll("`", "")}</p>`}</div>`)}
     <div class="row"><span class="small">${_("Copy it into a program's folder:")}</span>
-      ${places.map((/** @type {any} */ one) => html`<button key=${one.id} title=${one.path} onClick=${() => (one.allowed ? onCopy(one.id) : allow(one.place))}>${one.allowed ? one.name : _("Allow {name}", { name: one.name })}</button>`)}
+      ${places.map(one => html`<button key=${one.id} title=${one.path} onClick=${() => (one.allowed ? onCopy(one.id) : allow(one.place))}>${one.allowed ? one.name : _("Allow {name}", { name: one.name })}</button>`)}
       <button class="quiet" onClick=${() => setPicking(true)}>${_("Another folder …")}</button></div>
     ${picking && html`<${Picker} title=${_("Choose the folder of A1111, Forge or ComfyUI")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => (setPicking(false), allow(row.id))} />`}
   </div>`;
@@ -121,30 +126,37 @@ function Paste({ text }) {
   return html`<div class="row paste"><code class="grow">${text}</code><button onClick=${copy}>${copied ? _("Copied") : _("Copy")}</button></div>`;
 }
 
-/** Files by strength, drawn cell by cell. @param {{run: any, job: any}} props */
+/** Files by strength for each prompt, drawn cell by cell. @param {{run: Run, job: Job | undefined}} props */
 function Sheet({ run, job }) {
-  const [prompt, setPrompt] = useState(run.previews.at(-1)?.prompt ?? "");
-  const start = () => tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/grid`, { prompt })).job}`)).job));
-  const cells = (job?.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => ({ ...one, number })).filter((/** @type {any} */ one) => one.place);
-  const axis = (/** @type {number} */ at) => [...new Map(cells.map((/** @type {any} */ one) => [one.place[at] ?? 0, one.labels[at] ?? ""])).entries()].sort((a, b) => a[0] - b[0]);
+  const [prompts, setPrompts] = useState(run.previews.at(-1)?.prompt ?? "");
+  const [strengths, setStrengths] = useState("0, 0.5, 0.75, 1");
+  const asked = prompts.split("\n").map(one => one.trim()).filter(Boolean);
+  const numbers = strengths.split(/[\s,、]+/).filter(Boolean).map(Number);
+  const possible = asked.length > 0 && numbers.length > 0 && !numbers.some(Number.isNaN);
+  const start = () => tried(() => begin(`/runs/${run.id}/grid`, { prompts: asked, strengths: numbers }));
+  const cells = (job?.images ?? []).flatMap((one, number) => (one.place ? [{ place: one.place, labels: one.labels ?? [], number }] : []));
+  const axis = (/** @type {number} */ at) => [...new Map(cells.map(one => [one.place[at] ?? 0, one.labels[at] ?? ""])).entries()].sort((a, b) => a[0] - b[0]);
   const columns = axis(0);
   const rows = axis(1);
+  const sheets = axis(2);
   return html`<section><h2>${_("Comparison grid")}</h2>
-    <form class="row" onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), start())}><input class="grow" aria-label=${_("Prompt")} value=${prompt} onInput=${(/** @type {any} */ event) => setPrompt(event.target.value)} />
-      <button disabled=${!prompt.trim() || job?.state === "running"}>${_("Generate the grid")}</button></form>
+    <form class="sheet-form" onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), possible && start())}>
+      <label class="field"><span>${_("Prompts, one a line")}</span><textarea rows="2" value=${prompts} onInput=${(/** @type {any} */ event) => setPrompts(event.target.value)}></textarea></label>
+      <label class="field"><span>${_("Strengths")}</span><input value=${strengths} onInput=${(/** @type {any} */ event) => setStrengths(event.target.value)} /></label>
+      <button disabled=${!possible || isOpen(job)}>${_("Generate the grid")}</button></form>
     <${Working} job=${job} />
     ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
-    ${cells.length > 0 && html`<div class="sheet" tabindex="0"><table><thead><tr><td></td>${columns.map(([key, label]) => html`<th key=${key} scope="col">${label}</th>`)}</tr></thead><tbody>
+    ${sheets.map(([sheet, title]) => html`<div key=${sheet} class="sheet" tabindex="0">${title && html`<h3>${title}</h3>`}<table><thead><tr><td></td>${columns.map(([key, label]) => html`<th key=${key} scope="col">${label}</th>`)}</tr></thead><tbody>
       ${rows.map(([row, label]) => html`<tr key=${row}><th scope="row">${label}</th>${columns.map(([column]) => {
-        const cell = cells.find((/** @type {any} */ one) => one.place[0] === column && (one.place[1] ?? 0) === row);
-        return html`<td key=${column}>${cell ? html`<img alt=${cell.labels.join(", ")} src=${`/api/jobs/${job.id}/images/${cell.number}?side=512`} />` : html`<div class="empty"></div>`}</td>`;
-      })}</tr>`)}</tbody></table></div>`}
+        const cell = cells.find(one => one.place[0] === column && (one.place[1] ?? 0) === row && (one.place[2] ?? 0) === sheet);
+        return html`<td key=${column}>${cell ? html`<img alt=${cell.labels.join(", ")} src=${`/api/jobs/${job?.id}/images/${cell.number}?side=512`} />` : html`<div class="empty"></div>`}</td>`;
+      })}</tr>`)}</tbody></table></div>`)}
   </section>`;
 }
 
-/** Drawings beside the training image that they are nearest to. @param {{project: any, run: any, found: any}} props */
+/** Drawings beside the training image that they are nearest to. @param {{project: Schemas["ProjectView"], run: Run, found: any}} props */
 function Copies({ project, run, found }) {
-  const [images, setImages] = useState(/** @type {any[]} */ ([]));
+  const [images, setImages] = useState(/** @type {Schemas["ImageRow"][]} */ ([]));
   const pairs = (found?.pairs ?? []).slice(0, 4);
   useEffect(() => {
     if (pairs.length) tried(async () => setImages((await get(`/projects/${project.id}/images`)).images));
@@ -153,8 +165,8 @@ function Copies({ project, run, found }) {
   const rows = pairs
     .map((/** @type {any} */ one) => ({
       ...one,
-      drawn: run.previews.findIndex((/** @type {any} */ shown) => shown.step === last && shown.prompt === one.prompt && shown.seed === one.seed),
-      trained: images.find((/** @type {any} */ image) => image.name === one.picture),
+      drawn: run.previews.findIndex(shown => shown.step === last && shown.prompt === one.prompt && shown.seed === one.seed),
+      trained: images.find(image => image.name === one.picture),
     }))
     .filter((/** @type {any} */ one) => one.drawn >= 0 && one.trained);
   if (!rows.length) return null;
@@ -165,10 +177,10 @@ function Copies({ project, run, found }) {
   )}</div></section>`;
 }
 
-/** @param {{run: any, results: any, job: any}} props */
+/** @param {{run: Run, results: Schemas["Results"], job: Job | undefined}} props */
 function Measured({ run, results, job }) {
-  const found = results.evaluation;
-  const start = () => tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/evaluate`)).job}`)).job));
+  const found = /** @type {any} */ (results.evaluation);
+  const start = () => tried(() => begin(`/runs/${run.id}/evaluate`));
   const percent = (/** @type {any} */ one) => (one ? number(one.mean, 2) : "–");
   return html`<section><h2>${_("Evaluation")}</h2>
     ${!found && !job && html`<p class="soft small">${_("Likeness, adherence to the prompt, diversity, influence on other prompts, and copies, measured on generated images. It takes some minutes.")}</p>`}

@@ -10,6 +10,8 @@ export { effect, signal };
 export const html = /** @type {any} */ (markup).html;
 
 /** A text in every language, as the server sends it. @typedef {Record<string, string>} Texts */
+/** What the server's answers are, by name: its schema. @typedef {import("studio").Schemas} Schemas */
+/** @typedef {Schemas["JobView"]} Job */
 
 // --- texts ---
 
@@ -40,8 +42,16 @@ export function _n(singular, plural, count, params) {
 
 /** A text that the server has sent, in the language in use. A setting to change stands in it as on a command line; here it is
  * found under "All settings". @param {Texts | string | null | undefined} texts */
-export const said = texts =>
-  (!texts ? "" : typeof texts === "string" ? texts : texts[language.value] ?? texts.en ?? "").replace(/--set ([\w.]+)=([^\s;,]+)/g, "$1 = $2");
+export function said(texts) {
+  const text = !texts ? "" : typeof texts === "string" ? texts : texts[language.value] ?? texts.en ?? "";
+  const plain = text.replace(/--set ([\w.]+)=([^\s;,]+)/g, "$1 = $2");
+  // A whole command line stays as it is.
+  if (plain.includes("tsuika ")) return plain;
+  return plain.replace(/--([\w-]+) (\w[\w.]*)/g, (all, flag, value) => {
+    const key = session.value?.flags[flag.replaceAll("-", "_")];
+    return key ? `${key} = ${value}` : all;
+  });
+}
 
 /** @param {string} chosen */
 export async function speak(chosen) {
@@ -69,8 +79,8 @@ export const size = bytes =>
 // --- the server ---
 
 export const online = signal(true);
-/** @type {{value: any}} */
-export const session = signal(null);
+/** @type {{value: Schemas["Session"]}} */
+export const session = signal(/** @type {any} */ (null));
 
 /** What the server says is wrong. */
 export class Failure extends Error {
@@ -96,17 +106,30 @@ async function ask(path, options) {
   return answer;
 }
 
-/** @param {string} path @returns {Promise<any>} */
+/** An answer of the server; there is none but at the addresses that its schema has. @template {string} Address
+ * @param {import("studio").Known<"get", Address>} path @returns {Promise<import("studio").Answer<"get", Address>>} */
 export const get = async path => (await ask(`/api${path}`)).json();
 
 /** @param {string} path */
 export const getText = async path => (await ask(`/api${path}`)).text();
 
-/** @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>} */
-export async function send(method, path, body = {}) {
+/** Ask the server to change something. @template {Uppercase<import("studio").Method>} Verb @template {string} Address
+ * @param {Verb} method @param {import("studio").Known<Lowercase<Verb>, Address>} path @param {import("studio").Body<Lowercase<Verb>, Address>} [body]
+ * @returns {Promise<import("studio").Answer<Lowercase<Verb>, Address>>} */
+export async function send(method, path, body) {
   const headers = { "content-type": "application/json", "x-tsuika-token": session.value.token };
-  return (await ask(`/api${path}`, { method, headers, body: JSON.stringify(body) })).json();
+  return (await ask(`/api${path}`, { method, headers, body: JSON.stringify(body ?? {}) })).json();
 }
+
+/** Ask for a job, and take it in before the stream tells of it. @template {string} Address @param {import("studio").Known<"post", Address>} path
+ * @param {import("studio").Body<"post", Address>} [body] @returns {Promise<Job>} */
+export async function begin(path, body) {
+  const { job } = /** @type {{job: string}} */ (await send("POST", path, body));
+  return noteJob((await get(`/jobs/${job}`)).job);
+}
+
+/** What a job has printed. @param {string} id @returns {Promise<any>} */
+export const resultOf = async id => (await get(`/jobs/${id}`)).result;
 
 /** @param {string} path @param {string} name @param {Blob} file @returns {Promise<any>} */
 export async function sendFile(path, name, file) {
@@ -144,7 +167,7 @@ export function remember(values) {
 
 // --- jobs, as the stream tells of them ---
 
-/** @type {{value: Record<string, any>}} */
+/** @type {{value: Record<string, Job>}} */
 export const jobs = signal({});
 /** Told by the stream, for whoever is concerned. @type {{value: any}} */
 export const imported = signal(null);
@@ -156,9 +179,9 @@ export const jobOf = (project, kind) =>
     .sort((a, b) => a.created - b.created)
     .at(-1);
 
-export const isOpen = (/** @type {any} */ job) => job?.state === "running" || job?.state === "waiting";
+export const isOpen = (/** @type {Job | undefined} */ job) => job?.state === "running" || job?.state === "waiting";
 
-/** Called with a job that has just ended. @type {Set<(job: any) => void>} */
+/** Called with a job that has just ended. @type {Set<(job: Job) => void>} */
 export const ended = new Set();
 
 export function listen() {
@@ -177,8 +200,11 @@ export function listen() {
   };
 }
 
-/** Take in a job that an answer has brought, before the stream does. @param {any} job */
-export const noteJob = job => (jobs.value = { ...jobs.value, [job.id]: job });
+/** Take in a job that an answer has brought, before the stream does. @param {Job} job */
+export function noteJob(job) {
+  jobs.value = { ...jobs.value, [job.id]: job };
+  return job;
+}
 
 // --- small things ---
 

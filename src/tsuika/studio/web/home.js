@@ -1,12 +1,12 @@
 // Home: what is running, the projects, the machine. An empty home is the place to drop images on.
 // @ts-check
 
-import { _, _n, duration, get, html, isOpen, jobs, link, said, send, tried } from "./core.js";
+import { _, _n, begin, duration, get, go, html, isOpen, jobs, link, said, send, tried } from "./core.js";
 import { DropZone } from "./drop.js";
 import { Asked, Bar, Icon, Left, kindName, stateName, useEffect, useState, waitingFor } from "./ui.js";
 
 export function Home() {
-  const [home, setHome] = useState(/** @type {any} */ (null));
+  const [home, setHome] = useState(/** @type {import("./core.js").Schemas["HomeView"] | null} */ (null));
   const load = () => tried(async () => setHome(await get("/home")));
   const open = Object.values(jobs.value).filter(one => isOpen(one) && one.kind !== "doctor");
   const finished = Object.values(jobs.value).filter(one => one.ended).length;
@@ -20,17 +20,21 @@ export function Home() {
       <p class="soft">${_("Drop your images, answer three questions, start the training. It stops by itself when it is at its best.")}</p></header>`}
     ${projects.length > 0 && html`<h1 class="unseen">${_("Home")}</h1>`}
     <${DropZone} small=${projects.length > 0} />
+    ${!projects.length && !home.runs.length && html`<p class="center soft">${_("No images at hand?")} <button class="quiet" onClick=${demo}>${_("Train on the images that come with tsuika")}</button></p>`}
     ${open.length > 0 && html`<section><h2>${_("At work")}</h2><${Queue} open=${open} projects=${projects} /></section>`}
     ${projects.length > 0 && html`<section><h2>${_("Projects")}</h2><div class="tiles">
-      ${projects.map((/** @type {any} */ one) => html`<${Tile} key=${one.id} project=${one} onGone=${load} />`)}</div></section>`}
-    ${home.terminal.length > 0 && html`<section><h2>${_("Runs from a terminal")}</h2><ul class="rows">
-      ${home.terminal.map((/** @type {any} */ run) => html`<li key=${run.id}><a href=${link("runs", run.id)}>${run.name}</a>
+      ${projects.map(one => html`<${Tile} key=${one.id} project=${one} onGone=${load} />`)}</div></section>`}
+    ${home.runs.length > 0 && html`<section><h2>${_("Runs outside of projects")}</h2><ul class="rows">
+      ${home.runs.map(run => html`<li key=${run.id}><a href=${link("runs", run.id)}>${run.name}</a>
         <span class="chip ${run.state}">${stateName(run.state)}</span></li>`)}</ul></section>`}
+    <nav class="row center narrow" aria-label=${_("More")}><a class="button" href=${link("playground")}>${_("Playground")}</a><a class="button" href=${link("tools")}>${_("Tools")}</a></nav>
     <${Machine} machine=${home.machine} />
   </main>`;
 }
 
-/** @param {{open: any[], projects: any[]}} props */
+const demo = () => tried(async () => go("runs", (await begin("/commands", { command: ["demo"], values: {}, about: {} })).run));
+
+/** @param {{open: import("./core.js").Job[], projects: import("./core.js").Schemas["ProjectShort"][]}} props */
 export function Queue({ open, projects }) {
   const name = (/** @type {string} */ id) => projects.find(one => one.id === id)?.name ?? "";
   const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.place - b.place);
@@ -44,11 +48,11 @@ export function Queue({ open, projects }) {
   </li>`)}</ul>`;
 }
 
-/** @param {any} job */
+/** @param {import("./core.js").Job} job */
 const jobLink = job =>
   job.kind === "train" ? (job.project ? link("projects", job.project, "train") : link("runs", job.run)) : job.project ? link("projects", job.project) : link();
 
-/** @param {{project: any, onGone: () => void}} props */
+/** @param {{project: import("./core.js").Schemas["ProjectShort"], onGone: () => void}} props */
 function Tile({ project, onGone }) {
   const run = project.runs[0];
   const job = Object.values(jobs.value).find(one => one.project === project.id && one.kind === "train" && isOpen(one));

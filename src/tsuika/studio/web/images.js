@@ -3,17 +3,19 @@
 
 import { _, _n, get, html, imported, isCommand, jobOf, later, link, remember, route, said, send, tried } from "./core.js";
 import { Bulk, Editor } from "./captions.js";
+import { Masks } from "./masks.js";
 import { DropZone, Sending, sending } from "./drop.js";
 import { Bar, Drawer, Icon, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
 // Of a picture in the grid with its gap, px.
 const CELL = 156;
 
-/** @param {{project: any, reload: () => void}} props */
+/** @param {{project: import("./core.js").Schemas["ProjectView"], reload: () => void}} props */
 export default function Images({ project }) {
   const [data, setData] = useState(/** @type {any} */ (null));
   const [bulk, setBulk] = useState(false);
   const [adding, setAdding] = useState(false);
+  const [masking, setMasking] = useState(false);
   const show = route.value.query.get("show") ?? "all";
   const selected = route.value.query.get("image");
   const job = jobOf(project.id, "check");
@@ -33,16 +35,13 @@ export default function Images({ project }) {
   }, [stale]);
   const recheck = useRef(later(1200, () => tried(() => send("POST", `/projects/${project.id}/check`)))).current;
 
-  const act = (/** @type {string} */ path, /** @type {unknown} */ body, method = "POST") =>
-    tried(async () => {
-      setData(await send(method, `/projects/${project.id}${path}`, body));
-      recheck();
-    });
+  const take = (/** @type {import("./core.js").Schemas["ImagesView"]} */ fresh) => (setData(fresh), recheck());
+  const act = (/** @type {() => Promise<import("./core.js").Schemas["ImagesView"]>} */ work) => tried(async () => take(await work()));
   if (!data) return html`<main class="page"></main>`;
   const view = viewOf(data);
   const shown = view.images.filter((/** @type {any} */ one) => (show === "out" ? one.left_out : show === "look" ? one.findings.length && !one.left_out : true));
   const chosen = view.images.find((/** @type {any} */ one) => one.id === selected);
-  const edit = (/** @type {string} */ action, /** @type {string[]} */ images) => act("/edit", { action, images });
+  const edit = (/** @type {"leave-out" | "put-back" | "crop"} */ action, /** @type {string[]} */ images) => act(() => send("POST", `/projects/${project.id}/edit`, { action, images }));
 
   if (!view.images.length && !sent && !came)
     return html`<main class="page"><${DropZone} project=${project.id} /></main>`;
@@ -58,8 +57,9 @@ export default function Images({ project }) {
         ([key, title, count]) => html`<button key=${key} aria-pressed=${show === key} onClick=${() => remember({ show: key === "all" ? null : String(key) })}>${title} <span class="num soft">${count}</span></button>`,
       )}</div>
       <div class="row">
-        ${data.undo && html`<button onClick=${() => act("/undo", {})}><${Icon} name="undo" /> ${_("Undo: {change}", { change: said(data.undo) })}</button>`}
+        ${data.undo && html`<button onClick=${() => act(() => send("POST", `/projects/${project.id}/undo`))}><${Icon} name="undo" /> ${_("Undo: {change}", { change: said(data.undo) })}</button>`}
         <button onClick=${() => setBulk(true)}>${_("All captions")}</button>
+        <button onClick=${() => setMasking(true)}>${_("Masks")}</button>
         <button onClick=${() => setAdding(true)}><${Icon} name="plus" /> ${_("Add images")}</button>
       </div>
     </div>
@@ -67,11 +67,13 @@ export default function Images({ project }) {
       <${Grid} project=${project.id} images=${shown} selected=${selected} onSelect=${(/** @type {string | null} */ id) => remember({ image: id })}
         onToggle=${(/** @type {any} */ one) => edit(one.left_out ? "put-back" : "leave-out", [one.id])} />
       ${chosen && html`<${Editor} key=${chosen.id} project=${project} image=${chosen} others=${shown} onClose=${() => remember({ image: null })}
-        onEdit=${edit} onCaption=${(/** @type {Record<string, string>} */ captions) => act("/captions", { captions }, "PUT")}
+        onEdit=${edit} onCaption=${(/** @type {Record<string, string>} */ captions) => act(() => send("PUT", `/projects/${project.id}/captions`, { captions }))}
+        onUnmask=${() => act(() => send("PUT", `/projects/${project.id}/masks`, { images: [chosen.id] }))}
         onMove=${(/** @type {number} */ by) => move(shown, selected, by)} />`}
     </div>
     <div class="row end sticky bottom"><a class="button main" href=${link("projects", project.id, "plan")}>${_("On to the plan")} <${Icon} name="next" /></a></div>
-    ${bulk && html`<${Bulk} project=${project} view=${view} onClose=${() => setBulk(false)} onDone=${(/** @type {any} */ fresh) => (setData(fresh), recheck())} />`}
+    ${bulk && html`<${Bulk} project=${project} view=${view} onClose=${() => setBulk(false)} onDone=${take} />`}
+    ${masking && html`<${Masks} project=${project} view=${view} onClose=${() => setMasking(false)} onDone=${(/** @type {any} */ fresh) => (setMasking(false), take(fresh))} />`}
     ${adding && html`<${Drawer} title=${_("Add images")} onClose=${() => setAdding(false)}><${DropZone} project=${project.id} small /><//>`}
   </main>`;
 }
@@ -97,6 +99,7 @@ export function viewOf(data) {
     out: images.length - used.length,
     usable: used.filter((/** @type {any} */ one) => one.about?.usable ?? true).length,
     captioned: used.filter((/** @type {any} */ one) => one.caption).length,
+    masked: used.filter((/** @type {any} */ one) => one.mask).length,
   };
 }
 
@@ -116,6 +119,7 @@ function Headline({ view, check, word }) {
     check && html`<span class=${view.look ? "warn" : ""}>${_("to check {count}", { count: view.look })}</span>`,
     html`<span>${_("captions {count} of {total}", { count: view.captioned, total: view.used.length })}</span>`,
     trigger && trigger === word && view.captioned > 0 && html`<span>${_("trigger word in {count}", { count: check.captions.with_trigger })}</span>`,
+    view.masked > 0 && html`<span>${_("masks {count} of {total}", { count: view.masked, total: view.used.length })}</span>`,
     check?.variety?.different > 0 && html`<span>${_("different {count}", { count: check.variety.different })}</span>`,
   ];
   return html`<div class="headline">${chips.filter(Boolean)}</div>`;

@@ -1,26 +1,29 @@
 // What a command has made or found.
 // @ts-check
 
-import { _, _n, get, html, said, send, signal, tried } from "./core.js";
-import { Trouble, Working, stateName, useEffect, useState } from "./ui.js";
+import { _, _n, get, html, link, resultOf, said, send, signal, tried } from "./core.js";
+import { Icon, Trouble, Working, stateName, useEffect, useState } from "./ui.js";
 
 /** What the keys of results are called. @type {{value: Record<string, import("./core.js").Texts>}} */
 export const labels = signal({});
 
-/** What a command has printed. @param {{job: any}} props */
+/** What a command has printed. @param {{job: import("./core.js").Job}} props */
 export function Outcome({ job }) {
   const [found, setFound] = useState(/** @type {any} */ (null));
   useEffect(() => {
     if (job.state !== "done") return;
     tried(async () => {
       if (!Object.keys(labels.value).length) labels.value = (await get("/commands")).labels;
-      setFound((await get(`/jobs/${job.id}`)).result);
+      setFound(await resultOf(job.id));
     });
   }, [job.state]);
   return html`<article class="card outcome"><div class="row between"><code class="small">${job.command}</code><span class="chip ${job.state}">${stateName(job.state)}</span></div>
     <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
     ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
-    <div class="pictures">${(job.images ?? []).map((/** @type {any} */ _one, /** @type {number} */ number) => html`<img key=${number} alt="" src=${`/api/jobs/${job.id}/images/${number}?side=512`} />`)}</div>
+    ${job.notes?.map(one => html`<p key=${one.code} class="small warn">${said(one.message)}</p>`)}
+    ${job.run && html`<div><a class="button" href=${link("runs", job.run)}>${_("To the training")}</a></div>`}
+    ${job.makes_file && html`<div><a class="button" href=${`/api/jobs/${job.id}/file`} download><${Icon} name="down" /> ${_("Download")}</a></div>`}
+    <div class="pictures">${(job.images ?? []).map((_one, number) => html`<img key=${number} alt="" src=${`/api/jobs/${job.id}/images/${number}?side=512`} />`)}</div>
     ${found && html`<${Value} value=${found} top />`}</article>`;
 }
 

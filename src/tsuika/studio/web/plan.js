@@ -1,7 +1,8 @@
 // Plan: three answers, and advice with its reasons; every setting for those who want it.
 // @ts-check
 
-import { _, _n, duration, get, go, html, jobOf, jobs, later, noteJob, number, said, send, size, tried } from "./core.js";
+import { _, _n, begin, duration, get, go, html, jobOf, jobs, later, link, noteJob, number, resultOf, said, send, size, tried } from "./core.js";
+import { Folders } from "./sets.js";
 import { AllSettings } from "./settings.js";
 import { Icon, Marked, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
@@ -12,13 +13,13 @@ const GOALS = () => [
   ["concept", _("A concept"), _("a pose, an idea, a kind of scene")],
 ];
 
-/** @param {{project: any, reload: () => void}} props */
+/** @param {{project: import("./core.js").Schemas["ProjectView"], reload: () => Promise<void>}} props */
 export default function Plan({ project, reload }) {
-  const [answers, setAnswers] = useState(project.plan);
+  const [answers, setAnswers] = useState(/** @type {Record<string, any>} */ (project.plan));
   const [advice, setAdvice] = useState(/** @type {any} */ (null));
-  const [option, setOption] = useState(0);
-  const [settings, setSettings] = useState(/** @type {Record<string, unknown>} */ (project.plan.settings ?? {}));
-  const [checked, setChecked] = useState(/** @type {any} */ (null));
+  const option = Number(answers.option ?? 0);
+  const settings = /** @type {Record<string, unknown>} */ (answers.settings ?? {});
+  const [checked, setChecked] = useState(/** @type {import("./core.js").Schemas["RecipeView"] | null} */ (null));
   const [expert, setExpert] = useState(false);
   const job = jobOf(project.id, "advise");
   const same = job && ["goal", "base", "trigger", "class_word"].every(key => (job.about[key] ?? "") === (answers[key] ?? ""));
@@ -26,12 +27,13 @@ export default function Plan({ project, reload }) {
   const ask = useRef(later(700, async (/** @type {any} */ plan) => {
     await tried(async () => {
       await send("PATCH", `/projects/${project.id}`, { plan });
-      noteJob((await get(`/jobs/${(await send("POST", `/projects/${project.id}/advise`)).job}`)).job);
+      await begin(`/projects/${project.id}/advise`);
       reload();
     });
   })).current;
   const answer = (/** @type {Record<string, unknown>} */ change) => {
-    const next = { ...answers, ...change };
+    // Other answers, another advice: its first option.
+    const next = { ...answers, ...change, option: 0 };
     setAnswers(next);
     setAdvice(null);
     ask(next);
@@ -41,16 +43,17 @@ export default function Plan({ project, reload }) {
   }, []);
   useEffect(() => {
     if (!job || job.state !== "done" || !same) return;
-    tried(async () => setAdvice({ ...(await get(`/jobs/${job.id}`)).result, job: job.id }));
+    tried(async () => setAdvice({ ...(await resultOf(job.id)), job: job.id }));
   }, [job?.id, job?.state, same]);
 
   const check = useRef(later(200, (/** @type {any} */ body) => tried(async () => setChecked(await send("POST", `/projects/${project.id}/recipe`, body))))).current;
   useEffect(() => {
     if (advice) check({ advice: advice.job, option, settings });
-  }, [advice?.job, option, settings]);
-  const change = (/** @type {Record<string, unknown>} */ next) => {
-    setSettings(next);
-    tried(() => send("PATCH", `/projects/${project.id}`, { plan: { ...answers, settings: next } }));
+  }, [advice?.job, option, answers.settings]);
+  const change = (/** @type {Record<string, unknown>} */ more) => {
+    const plan = { ...answers, ...more };
+    setAnswers(plan);
+    tried(async () => (await send("PATCH", `/projects/${project.id}`, { plan }), await reload()));
   };
   const start = () =>
     tried(async () => {
@@ -78,24 +81,32 @@ export default function Plan({ project, reload }) {
       <div class="pair"><${Word} label=${_("Trigger word")} text=${_("the word that calls it up in a prompt: a new one, in Latin letters")} value=${answers.trigger} onChange=${(/** @type {string} */ trigger) => answer({ trigger })} />
         <${Word} label=${_("What kind of thing")} text=${_("one English word, such as girl, dog, chair; may be empty")} value=${answers.class_word} onChange=${(/** @type {string} */ word) => answer({ class_word: word })} /></div>
       <${Base} value=${answers.base} onChange=${(/** @type {string} */ base) => answer({ base })} />
+      <${Folders} value=${settings["data.sets"]} onChange=${(/** @type {any[]} */ sets) => change({ settings: changed(settings, "data.sets", sets) })} />
     </section>
     <section class="advice" aria-live="polite">
       ${!advice && (job && same ? html`<${Working} job=${job} />` : html`<p class="soft">${_("Looking for the best method")} …</p>`)}
       ${job && same && job.state !== "done" && job.ended && html`<${Trouble} error=${job.error ?? { what: _("The advisor ended unexpectedly.") }} log=${`/jobs/${job.id}/log`}>
         <button onClick=${() => ask(answers)}>${_("Try again")}</button><//>`}
-      ${options.map((/** @type {any} */ one, number) => html`<${Option} key=${number} option=${one} first=${number === 0} chosen=${option === number} onChoose=${() => setOption(number)} />`)}
+      ${options.map((/** @type {any} */ one, number) => html`<${Option} key=${number} option=${one} first=${number === 0} chosen=${option === number} onChoose=${() => change({ option: number })} />`)}
       ${advice?.notes.map((/** @type {any} */ one) => html`<p key=${one.en} class="small soft"><${Marked} text=${one} /></p>`)}
       ${advice?.not_recommended.length > 0 && html`<details class="small"><summary>${_("Not recommended this time")}</summary><ul>${advice.not_recommended.map(
         (/** @type {any} */ one) => html`<li key=${one.method}><strong>${said(one.title)}</strong> ${said(one.why)}</li>`,
       )}</ul></details>`}
       ${checked?.error && html`<${Trouble} error=${checked.error} />`}
     </section>
-    ${advice && html`<div class="row between sticky bottom"><button onClick=${() => setExpert(true)}>${_("All settings")}
+    ${advice && html`<div class="row between sticky bottom"><span class="row"><button onClick=${() => setExpert(true)}>${_("All settings")}
         ${checked && Object.keys(settings).length > 0 && html` <span class="chip num">${_n("{count} changed", "{count} changed", Object.keys(settings).length)}</span>`}</button>
-      <span class="row">${busy && html`<span class="soft small">${_("The device is busy: it will wait in the queue.")}</span>`}
+        <a class="button" href=${link("projects", project.id, "search")}>${_("Find settings")}</a></span>
+      <span class="row">${checked?.cost.seconds && html`<span class="soft small num">${_("at most {time}", { time: duration(checked.cost.seconds) })}</span>`}${busy && html`<span class="soft small">${_("The device is busy: it will wait in the queue.")}</span>`}
       <button class="main big" disabled=${!ready} onClick=${start}><${Icon} name="play" /> ${_("Start training")}</button></span></div>`}
-    ${expert && checked && html`<${AllSettings} checked=${checked} settings=${settings} onChange=${change} onClose=${() => setExpert(false)} />`}
+    ${expert && checked && html`<${AllSettings} checked=${checked} settings=${settings} onChange=${(/** @type {Record<string, unknown>} */ next) => change({ settings: next })} onClose=${() => setExpert(false)} />`}
   </main>`;
+}
+
+/** Settings with one of them changed, or without it. @param {Record<string, unknown>} settings @param {string} key @param {unknown} value */
+function changed(settings, key, value) {
+  const { [key]: _old, ...rest } = settings;
+  return value === undefined ? rest : { ...rest, [key]: value };
 }
 
 /** @param {{label: string, text: string, value: string, onChange: (value: string) => void}} props */
@@ -133,7 +144,7 @@ function Base({ value, onChange }) {
     </select>
     ${typing && html`<form class="row" onSubmit=${(/** @type {any} */ event) => (event.preventDefault(), setTyping(false), onChange(event.target.elements.id.value.trim()))}>
       <input name="id" aria-label=${_("Hugging Face model id")} placeholder="author/model" required /><button>${_("Take it")}</button></form>`}
-    ${picking && html`<${Picker} models title=${_("Choose a base model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
+    ${picking && html`<${Picker} files="models" title=${_("Choose a base model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking(false);
       const taken = await send("POST", "/bases", { place: row.id });
       setFound([...found.filter((/** @type {any} */ one) => one.base !== taken.base), taken]);
@@ -145,7 +156,7 @@ function Base({ value, onChange }) {
 /** One way to go, with what it takes and why. @param {{option: any, first: boolean, chosen: boolean, onChoose: () => void}} props */
 function Option({ option, first, chosen, onChoose }) {
   const [open, setOpen] = useState(false);
-  const time = option.time_basis === "unknown" ? _("{count} steps", { count: number(option.steps) }) : _("at most {time}", { time: duration(option.seconds * option.trainings) });
+  const time = option.time_basis === "unknown" ? _("{count} steps", { count: number(option.steps) }) : _("at most {time}", { time: duration(option.seconds) });
   const facts = [[_("Time"), time], [_("Memory"), `${number(option.memory_gb, 1)} GB`], [_("File"), size(option.file_bytes)], [_("Works in"), option.works_in.join(" · ")]];
   const reasons = open ? option.reasons : option.reasons.slice(0, first ? 2 : 1);
   return html`<article class="option card ${chosen ? "on" : ""}">

@@ -1,7 +1,7 @@
 // Playground: a prompt, cards for what is applied to the base model, and what was generated.
 // @ts-check
 
-import { _, get, html, jobs, noteJob, send, sendFile, signal, tried } from "./core.js";
+import { _, begin, get, html, jobs, noteJob, resultOf, send, sendFile, signal, tried } from "./core.js";
 import { Outcome } from "./outcome.js";
 import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
@@ -31,8 +31,8 @@ function withCards(prompt, artifacts) {
 }
 
 export default function Playground() {
-  const [known, setKnown] = useState(/** @type {any} */ ({ artifacts: [], samplers: [] }));
-  const [bases, setBases] = useState(/** @type {any[]} */ ([]));
+  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], samplers: [], vaes: ["builtin"] }));
+  const [bases, setBases] = useState(/** @type {import("./core.js").Schemas["BaseRow"][]} */ ([]));
   const [picking, setPicking] = useState("");
   const [shown, setShown] = useState(/** @type {any} */ (null));
   const [dropped, setDropped] = useState(/** @type {any} */ (null));
@@ -49,8 +49,7 @@ export default function Playground() {
     tried(async () => {
       const { cards, ...values } = asked.value;
       const artifact = cards.filter((/** @type {any} */ one) => one.on).map((/** @type {any} */ one) => `${one.file}:${one.strength}`);
-      const { job } = await send("POST", "/commands", { command: ["generate"], values: { ...values, artifact }, about: { playground: true, ...asked.value } });
-      noteJob((await get(`/jobs/${job}`)).job);
+      await begin("/commands", { command: ["generate"], values: { ...values, artifact }, about: { playground: true, ...asked.value } });
     });
   useEffect(() => {
     const keys = (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && event.ctrlKey && !event.isComposing && asked.value.prompt.trim() && start();
@@ -101,7 +100,10 @@ export default function Playground() {
           <option value="pick">${_("A file of this machine …")}</option></select></div></div>
       <details><summary>${_("Size, seed, sampler")}</summary><div class="many">
         ${field("num", _("Number of images"), { inputmode: "numeric" })}${field("seed", _("Seed"), { inputmode: "numeric" })}${field("size", _("Size, such as 512x768"))}
-        ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}${field("vae", _("VAE"))}
+        ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}
+        <label class="field"><span>${_("VAE")}</span><select value=${now.vae} onChange=${(/** @type {any} */ event) => (event.target.value === "pick" ? setPicking("vae") : change({ vae: event.target.value }))}>
+          ${[...new Set([...(now.base === "embedded" ? known.vaes : ["builtin"]), now.vae])].map(one => html`<option key=${one} value=${one}>${one === "builtin" ? _("the base model's own") : one}</option>`)}
+          <option value="pick">${_("A file of this machine …")}</option></select></label>
         <label class="field"><span>${_("Sampler")}</span><select value=${now.sampler} onChange=${(/** @type {any} */ event) => change({ sampler: event.target.value })}><option value="">${_("the base model's own")}</option>
           ${known.samplers.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label></div></details>
       <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
@@ -116,16 +118,17 @@ export default function Playground() {
         ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
         <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
           <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>
-        ${job.images?.length > 0 && html`<p class="small soft">${job.about.prompt}</p>`}</article>`)}
+        ${job.images?.length && html`<p class="small soft">${job.about.prompt}</p>`}</article>`)}
       ${!results.length && html`<p class="soft">${_("What is generated appears here.")}</p>`}
     </section>
-    ${picking && html`<${Picker} models title=${_("Choose a file")} onClose=${() => setPicking("")} onPick=${(/** @type {any} */ row) => tried(async () => {
+    ${picking && html`<${Picker} files="models" title=${_("Choose a file")} onClose=${() => setPicking("")} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking("");
       if (picking === "base") {
         const taken = await send("POST", "/bases", { place: row.id });
         setBases([taken, ...bases]);
         change({ base: taken.base });
-      } else add(await send("POST", "/artifacts", { place: row.id }));
+      } else if (picking === "vae") change({ vae: (await send("POST", "/artifacts", { place: row.id })).file });
+      else add(await send("POST", "/artifacts", { place: row.id }));
     })} />`}
     ${shown && html`<${Drawer} title=${shown.job.about.prompt ?? ""} wide onClose=${() => setShown(null)}>
       <img class="whole" alt=${shown.job.about.prompt ?? ""} src=${`/api/jobs/${shown.job.id}/images/${shown.number}?side=1600`} />
@@ -141,7 +144,7 @@ function Dropped({ found, onUse, onClose }) {
   const job = jobs.value[found.job];
   const [kind, setKind] = useState("");
   useEffect(() => {
-    if (job?.state === "done") tried(async () => setKind((await get(`/jobs/${job.id}`)).result?.kind ?? ""));
+    if (job?.state === "done") tried(async () => setKind((await resultOf(job.id))?.kind ?? ""));
   }, [job?.state]);
   const use = ADDED.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : null;
   return html`<article class="card quiet-card"><div class="row between"><h2>${found.name}</h2>

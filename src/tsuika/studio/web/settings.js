@@ -2,26 +2,27 @@
 // @ts-check
 
 import { _, get, html, said, tried } from "./core.js";
+import { Sets } from "./sets.js";
 import { Drawer, Marked, useEffect, useState } from "./ui.js";
 
 // The project itself says where its images are.
 const OURS = ["data.images"];
 
-/** @param {{checked: any, settings: Record<string, unknown>, onChange: (settings: Record<string, unknown>) => void, onClose: () => void}} props */
+/** @param {{checked: import("./core.js").Schemas["RecipeView"], settings: Record<string, unknown>, onChange: (settings: Record<string, unknown>) => void, onClose: () => void}} props */
 export function AllSettings({ checked, settings, onChange, onClose }) {
-  const [form, setForm] = useState(/** @type {any} */ (null));
+  const [form, setForm] = useState(/** @type {import("./core.js").Schemas["SettingsForm"] | null} */ (null));
   const [text, setText] = useState("");
   const [which, setWhich] = useState("everyday");
   useEffect(() => {
     tried(async () => setForm(await get("/settings")));
   }, []);
   if (!form) return null;
-  const values = checked.values;
+  const values = /** @type {any} */ (checked.values);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (/** @type {any} */ one) => {
+  const fits = (/** @type {import("./core.js").Schemas["SettingRow"]} */ one) => {
     if (OURS.includes(one.key)) return false;
     if (one.method && one.method !== values.method.name) return false;
-    if (words.length) return words.every((/** @type {any} */ word) => `${one.key} ${Object.values(one.text).join(" ")}`.toLowerCase().includes(word));
+    if (words.length) return words.every(word => `${one.key} ${Object.values(one.text).join(" ")}`.toLowerCase().includes(word));
     if (which === "changed") return one.key in checked.differences || one.key in settings;
     return which === "all" || one.level === "everyday";
   };
@@ -39,10 +40,10 @@ export function AllSettings({ checked, settings, onChange, onClose }) {
       ([key, title]) => html`<button key=${key} aria-pressed=${!words.length && which === key} onClick=${() => (setText(""), setWhich(key))}>${title}</button>`,
     )}</div>
     ${checked.error && html`<p class="warn" role="alert">${said(checked.error.what)} ${said(checked.error.why)}</p>`}
-    ${form.sections.map((/** @type {any} */ section) => {
-      const rows = shown.filter((/** @type {any} */ one) => one.key.startsWith(`${section.key}.`));
+    ${form.sections.map(section => {
+      const rows = shown.filter(one => one.key.startsWith(`${section.key}.`));
       return rows.length ? html`<section key=${section.key} class="settings"><h3>${said(section.title)}</h3>
-        ${rows.map((/** @type {any} */ one) => html`<${Setting} key=${one.key} about=${one} value=${one.key in settings ? settings[one.key] : at(values, one.key)}
+        ${rows.map(one => html`<${Setting} key=${one.key} about=${one} value=${one.key in settings ? settings[one.key] : at(values, one.key)}
           changed=${one.key in settings} advised=${checked.advised[one.key]} onChange=${set} />`)}</section>` : null;
     })}
     ${!shown.length && html`<p class="soft">${_("No setting is called so.")}</p>`}
@@ -81,13 +82,14 @@ export function Field({ id, about, value, onChange }) {
   if (about.kind === "flag")
     return html`<input id=${id} type="checkbox" class="switch" role="switch" checked=${!!value} onChange=${(/** @type {any} */ event) => onChange(event.target.checked)} />`;
   if (about.kind === "choice")
-    return html`<select id=${id} value=${value} onChange=${take}>${about.choices.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`;
+    return html`<select id=${id} value=${value} onChange=${take}>${about.choices.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one || "–"}</option>`)}</select>`;
   if (about.kind === "list")
     return html`<textarea id=${id} rows="3" value=${(value ?? []).join("\n")} placeholder=${_("one a line")}
       onChange=${(/** @type {any} */ event) => onChange(event.target.value.split("\n").map((/** @type {string} */ one) => one.trim()).filter(Boolean))}></textarea>`;
+  if (about.columns) return html`<${Sets} id=${id} columns=${about.columns} value=${Array.isArray(value) ? value : []} onChange=${(/** @type {any[]} */ now) => onChange(now.length ? now : undefined)} />`;
   if (about.kind === "tables")
     return html`<textarea id=${id} rows="3" value=${(value ?? []).length ? (typeof value === "string" ? value : JSON.stringify(value, null, 1)) : ""}
-      placeholder='[{"images": "…", "trigger": "…"}]' onChange=${(/** @type {any} */ event) => onChange(tables(event.target.value))}></textarea>`;
+      placeholder="[1, 2, 1]" onChange=${(/** @type {any} */ event) => onChange(tables(event.target.value))}></textarea>`;
   if (about.kind === "whole" || about.kind === "number")
     // A wheel over it scrolls the page and changes nothing.
     return html`<input id=${id} type="text" inputmode="decimal" value=${value ?? ""} onChange=${(/** @type {any} */ event) => {

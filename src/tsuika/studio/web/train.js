@@ -3,17 +3,21 @@
 
 import { _, _n, get, html, isOpen, jobOf, jobs, link, number, said, send, tried } from "./core.js";
 import { Chart } from "./chart.js";
+import { Folds } from "./folds.js";
 import { Asked, Bar, Icon, Left, Log, Trouble, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
-/** The training of a project, or of a run folder that was made on a terminal. @param {{project?: any, run?: string}} props */
+/** @typedef {import("./core.js").Schemas} Schemas */
+/** @typedef {Schemas["RunView"]} Run */
+
+/** The training of a project, or of a run folder that belongs to none. @param {{project?: Schemas["ProjectView"], run?: string}} props */
 export default function Train({ project, run: given }) {
   const job = project ? jobOf(project.id, "train") : Object.values(jobs.value).filter(one => one.run === given).at(-1);
   const id = given ?? job?.run ?? project?.runs[0]?.id;
-  const [run, setRun] = useState(/** @type {any} */ (null));
+  const [run, setRun] = useState(/** @type {Run | null} */ (null));
   const busy = useRef(false);
   const load = async () => {
     // Its folder is not there until it has begun.
-    if (!id || busy.current || (isOpen(job) && !said(job.phase))) return;
+    if (!id || busy.current || (isOpen(job) && !said(job?.phase))) return;
     busy.current = true;
     try {
       setRun(await get(`/runs/${id}`));
@@ -32,17 +36,18 @@ export default function Train({ project, run: given }) {
   }, [id, !job]);
   if (!id) return html`<main class="page"><p class="soft">${_("Nothing was trained yet.")}</p>${project && html`<a class="button main" href=${link("projects", project.id, "plan")}>${_("To the plan")}</a>`}</main>`;
   const state = job && job.state !== "done" ? job.state : run?.state ?? "waiting";
-  const ask = (/** @type {string} */ action) => tried(async () => (await send("POST", `/runs/${id}`, { action }), await load()));
+  const ask = (/** @type {"stop" | "sample" | "resume"} */ action) => tried(async () => (await send("POST", `/runs/${id}`, { action }), await load()));
   return html`<main class="page train">
-    <${Head} state=${state} job=${job} run=${run} ask=${ask} project=${project} />
+    <${Head} state=${state} job=${job} run=${run} ask=${ask} compare=${project ? link("projects", project.id, "compare") : link("runs", id, "compare")} />
     ${job && ["failed", "died"].includes(job.state) && html`<${Trouble} log=${`/jobs/${job.id}/log`}
       error=${job.error ?? { what: _("The training ended unexpectedly"), why: _("Its process was killed, or the machine went down. What it had saved is still there.") }}>
       ${run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}>${_("Resume")}</button>`}<//>`}
     ${run && html`<${Sentence} run=${run} />
-      ${(run.losses.length > 2 || run.guard?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
+      ${(run.losses.length > 2 || /** @type {any} */ (run.guard)?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
+      <${Folds} run=${run} />
       <${Gallery} run=${run} />
       ${run.warnings.length > 0 && html`<details class="small"><summary>${_n("{count} note", "{count} notes", run.warnings.length)}</summary><ul>${run.warnings.map(
-        (/** @type {any} */ one) => html`<li key=${one.code + one.message.en}>${said(one.message)}</li>`,
+        one => html`<li key=${one.code + one.message.en}>${said(one.message)}</li>`,
       )}</ul></details>`}`}
     <div class="row"><${Log} path=${`/runs/${id}/log`} />
       ${run && html`<a class="quiet button" href=${`/api/runs/${id}/recipe`} target="_blank">${_("Recipe")}</a>`}
@@ -50,23 +55,23 @@ export default function Train({ project, run: given }) {
   </main>`;
 }
 
-/** @param {{state: string, job: any, run: any, ask: (action: string) => void, project: any}} props */
-function Head({ state, job, run, ask, project }) {
+/** @param {{state: string, job: import("./core.js").Job | undefined, run: Run | null, ask: (action: "stop" | "sample" | "resume") => void, compare: string}} props */
+function Head({ state, job, run, ask, compare }) {
   const running = state === "running";
   const title = state === "finished" ? endedBy(run?.stopped_by) : running ? said(job?.phase) || _("Starting") : state === "waiting" ? waitingFor(job ?? {}) : stateName(state);
   const total = running ? job?.total ?? run?.total ?? 0 : 0;
   const done = running ? job?.done ?? run?.done ?? 0 : 0;
-  const trains = running && (job?.step ?? run?.step) > 0;
+  const trains = running && (job?.step ?? run?.step ?? 0) > 0;
   return html`<header class="progress-head">
     <div class="row between"><h1>${title}</h1>
       <div class="row">
         ${trains && html`<button onClick=${() => ask("sample")}><${Icon} name="camera" /> ${_("Sample now")}</button>`}
         ${running && run?.state === "running" && html`<button onClick=${() => ask("stop")}><${Icon} name="pause" /> ${_("Save and pause")}</button>`}
         ${isOpen(job) && html`<${Asked} label=${state === "waiting" ? _("Cancel") : _("Stop")} question=${state === "waiting" ? _("Really?") : _("It is saved, and can go on later.")}
-          onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />`}
+          onYes=${() => job && tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />`}
         ${["stopped", "cancelled"].includes(state) && run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}><${Icon} name="play" /> ${_("Resume")}</button>`}
-        ${state === "stopped" && run?.has_result && project && html`<a class="button" href=${link("projects", project.id, "compare")}>${_("Best so far")} <${Icon} name="next" /></a>`}
-        ${state === "finished" && project && html`<a class="button main" href=${link("projects", project.id, "compare")}>${_("Compare")} <${Icon} name="next" /></a>`}
+        ${state === "stopped" && run?.has_result && html`<a class="button" href=${compare}>${_("Best so far")} <${Icon} name="next" /></a>`}
+        ${state === "finished" && html`<a class="button main" href=${compare}>${_("Compare")} <${Icon} name="next" /></a>`}
       </div></div>
     ${isOpen(job) && html`<${Bar} done=${done} total=${total} />
     <div class="row between soft small"><span class="num">${total ? _("{done} of {total}", { done: number(done), total: number(total) }) : ""}</span><${Left} seconds=${job?.seconds_left ?? run?.seconds_left} /></div>`}
@@ -82,28 +87,28 @@ function endedBy(how) {
   return words[/** @type {keyof typeof words} */ (how)] ?? _("Finished");
 }
 
-/** What the guard says. @param {{run: any}} props */
+/** What the guard says. @param {{run: Run}} props */
 function Sentence({ run }) {
   const text = said(run.sentence);
   if (!text) return null;
-  const alarm = run.guard?.alarms?.some((/** @type {any} */ one) => one.verdict === "warn");
+  const alarm = /** @type {any} */ (run.guard)?.alarms?.some((/** @type {any} */ one) => one.verdict === "warn");
   return html`<p class="sentence ${alarm ? "alarm" : ""}" aria-live="polite">${text}</p>`;
 }
 
-/** Previews by step, with a slider over the steps; step 0 is the base model. @param {{run: any}} props */
+/** Previews by step, with a slider over the steps; step 0 is the base model. @param {{run: Run}} props */
 function Gallery({ run }) {
-  const steps = [...new Set(run.previews.map((/** @type {any} */ one) => one.step))].sort((a, b) => Number(a) - Number(b));
+  const steps = [...new Set(run.previews.map(one => one.step))].sort((a, b) => a - b);
   const [at, setAt] = useState(/** @type {number | null} */ (null));
   if (!steps.length) return null;
   const place = at === null ? steps.length - 1 : Math.min(at, steps.length - 1);
   const step = steps[place];
-  const shown = run.previews.map((/** @type {any} */ one, /** @type {number} */ number) => ({ ...one, number })).filter((/** @type {any} */ one) => one.step === step);
-  const prompts = [...new Set(shown.map((/** @type {any} */ one) => one.prompt))];
+  const shown = run.previews.map((one, number) => ({ ...one, number })).filter(one => one.step === step);
+  const prompts = [...new Set(shown.map(one => one.prompt))];
   return html`<section class="card gallery"><div class="row between"><h2>${_("Previews")}</h2><span class="num">${step === 0 ? _("before the training") : _("step {step}", { step: number(Number(step)) })}</span></div>
     ${steps.length > 1 && html`<input type="range" min="0" max=${steps.length - 1} value=${place} aria-label=${_("Step of the previews")} aria-valuetext=${String(step)}
       onInput=${(/** @type {any} */ event) => setAt(Number(event.target.value) === steps.length - 1 ? null : Number(event.target.value))} />`}
-    <div class="previews">${prompts.map(prompt => html`<figure key=${prompt}><div class="pictures">${shown.filter((/** @type {any} */ one) => one.prompt === prompt).map(
-      (/** @type {any} */ one) => html`<img key=${one.seed} alt=${`${prompt}, ${step}`} src=${`/api/runs/${run.id}/previews/${one.number}?side=512&v=${step}`} />`,
+    <div class="previews">${prompts.map(prompt => html`<figure key=${prompt}><div class="pictures">${shown.filter(one => one.prompt === prompt).map(
+      one => html`<img key=${one.seed} alt=${`${prompt}, ${step}`} src=${`/api/runs/${run.id}/previews/${one.number}?side=512&v=${step}`} />`,
     )}</div><figcaption class="small soft">${prompt}</figcaption></figure>`)}</div></section>`;
 }
 

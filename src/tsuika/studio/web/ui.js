@@ -2,9 +2,14 @@
 // @ts-check
 
 import { _, getText, html, isOpen, number, said, send, signal, tried, duration, problem } from "./core.js";
-import { useEffect, useRef, useState } from "./vendor/hooks.js";
+import * as hooks from "./vendor/hooks.js";
 
-export { useEffect, useRef, useState };
+/** @type {<Value>(first: Value | (() => Value)) => [Value, (now: Value | ((old: Value) => Value)) => void]} */
+export const useState = hooks.useState;
+/** @type {<Value>(first: Value) => {current: Value}} */
+export const useRef = hooks.useRef;
+/** @type {(work: () => unknown, on?: unknown[]) => void} */
+export const useEffect = hooks.useEffect;
 
 const PATHS = {
   plus: "M12 5v14M5 12h14",
@@ -28,6 +33,7 @@ const PATHS = {
   sun: "M12 16a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.500 1.500M17.500 17.500 19 19M5 19l1.500-1.500M17.500 6.500 19 5",
 };
 
+/** @typedef {import("./core.js").Schemas} Schemas */
 /** @param {{name: keyof typeof PATHS}} props */
 export const Icon = ({ name }) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${PATHS[name]} /></svg>`;
 
@@ -61,17 +67,17 @@ export function Log({ path }) {
     <button class="quiet" onClick=${() => setText(null)}>${_("Hide")}</button></div>`;
 }
 
-/** A job on its way: what it does, how far it is, what it waits for. @param {{job: any, children?: any}} props */
+/** A job on its way: what it does, how far it is, what it waits for. @param {{job: import("./core.js").Job | undefined, children?: any}} props */
 export function Working({ job, children }) {
-  if (!isOpen(job)) return null;
+  if (!job || !isOpen(job)) return null;
   const waits = job.state === "waiting";
   return html`<div class="working" aria-live="polite">
     <div class="row between"><span>${waits ? waitingFor(job) : said(job.phase) || _("Starting")}</span>
-      <span class="soft small num">${job.total > 0 ? `${number(job.done)} / ${number(job.total)}` : ""}</span></div>
-    <${Bar} done=${job.done} total=${waits ? 0 : job.total} />${children}</div>`;
+      <span class="soft small num">${job.total ? `${number(job.done ?? 0)} / ${number(job.total)}` : ""}</span></div>
+    <${Bar} done=${job.done ?? 0} total=${waits ? 0 : job.total ?? 0} />${children}</div>`;
 }
 
-/** @param {any} job */
+/** @param {{waits_for?: import("./core.js").Schemas["Waited"] | null}} job */
 export const waitingFor = job =>
   job.waits_for ? _("Waiting for: {job}", { job: kindName(job.waits_for.kind) }) : _("Waiting for its turn");
 
@@ -79,7 +85,7 @@ export const waitingFor = job =>
 export function kindName(kind) {
   const names = {
     check: _("Checking the images"), advise: _("Method advisor"), train: _("Training"), doctor: _("Looking at this machine"),
-    generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"),
+    mask: _("Masks by a model"), "find-rate": _("Finding a learning rate"), search: _("Searching settings"), generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"),
   };
   return names[/** @type {keyof typeof names} */ (kind)] ?? kind;
 }
@@ -106,25 +112,24 @@ export function Drawer({ title, onClose, children, wide }) {
       ${children}</div></dialog>`;
 }
 
-/** Choose a folder (or a model file) of this machine. @param {{onPick: (row: {id: string, name: string}) => void,
- * onClose: () => void, models?: boolean, title: string}} props */
-export function Picker({ onPick, onClose, models, title }) {
-  const [list, setList] = useState(/** @type {any} */ (null));
-  const open = (/** @type {string} */ place) =>
-    tried(async () => setList(await send("POST", `/folders${models ? "?models=true" : ""}`, { place })));
+/** Choose a folder of this machine, or with `files` one of these. @param {{onPick: (row: {id: string, name: string}) => void,
+ * onClose: () => void, files?: "models" | "all", title: string}} props */
+export function Picker({ onPick, onClose, files, title }) {
+  const [list, setList] = useState(/** @type {Schemas["Listing"] | null} */ (null));
+  const open = (/** @type {string} */ place) => tried(async () => setList(await send("POST", "/folders", { place, files: files ?? "" })));
   useEffect(() => {
     open("");
   }, []);
   return html`<${Drawer} title=${title} onClose=${onClose}>
     ${list && html`<p class="small soft"><code>${list.path || _("This machine")}</code></p>
       <ul class="places">
-        ${list.parent !== null && html`<li><button onClick=${() => open(list.parent)}><${Icon} name="up" /> ..</button></li>`}
-        ${list.folders.map((/** @type {any} */ one) => html`<li key=${one.id}><button onClick=${() => open(one.id)}><${Icon} name="folder" /> ${one.name}</button></li>`)}
-        ${list.files.map((/** @type {any} */ one) => html`<li key=${one.id}><button onClick=${() => onPick(one)}><${Icon} name="file" /> ${one.name}</button></li>`)}
+        ${list.parent !== null && html`<li><button onClick=${() => open(list.parent ?? "")}><${Icon} name="up" /> ..</button></li>`}
+        ${list.folders.map(one => html`<li key=${one.id}><button onClick=${() => open(one.id)}><${Icon} name="folder" /> ${one.name}</button></li>`)}
+        ${list.files.map(one => html`<li key=${one.id}><button onClick=${() => onPick(one)}><${Icon} name="file" /> ${one.name}</button></li>`)}
       </ul>
       ${list.here && html`<div class="row end sticky">
-        ${!models && html`<span class="soft small">${_("Images here: {count}", { count: list.images })}</span>`}
-        <button class="main" onClick=${() => onPick({ id: list.here, name: list.path })}>${_("Choose this folder")}</button></div>`}`}
+        ${!files && html`<span class="soft small">${_("Images here: {count}", { count: list.images })}</span>`}
+        <button class="main" onClick=${() => onPick({ id: list.here ?? "", name: list.path })}>${_("Choose this folder")}</button></div>`}`}
   <//>`;
 }
 

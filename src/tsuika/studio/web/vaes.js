@@ -1,18 +1,18 @@
 // VAEs: what each keeps of the training images, beside the base model's own.
 // @ts-check
 
-import { _, get, html, isOpen, noteJob, number, said, send, tried } from "./core.js";
+import { _, begin, html, isOpen, number, resultOf, said, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 
-/** @param {{run: any, own: string[], job: any}} props */
+/** @param {{run: import("./core.js").Schemas["RunView"], own: string[], job: import("./core.js").Job | undefined}} props */
 export function Vaes({ run, own, job }) {
   const [chosen, setChosen] = useState(/** @type {{id: string, name: string}[]} */ (own.slice(1).map(name => ({ id: name, name }))));
   const [picking, setPicking] = useState(false);
   const [found, setFound] = useState(/** @type {any} */ (null));
   useEffect(() => {
-    if (job?.state === "done") tried(async () => setFound((await get(`/jobs/${job.id}`)).result));
+    if (job?.state === "done") tried(async () => setFound(await resultOf(job.id)));
   }, [job?.id, job?.state]);
-  const start = () => tried(async () => noteJob((await get(`/jobs/${(await send("POST", `/runs/${run.id}/vaes`, { vaes: chosen.map((/** @type {any} */ one) => one.id) })).job}`)).job));
+  const start = () => tried(() => begin(`/runs/${run.id}/vaes`, { vaes: chosen.map((/** @type {any} */ one) => one.id) }));
   return html`<section><h2>${_("VAEs")}</h2>
     <p class="soft small">${_("A VAE turns latents into images. Compared on the training images: what each of them keeps, beside the one of the base model.")}</p>
     <div class="row">${chosen.map((/** @type {any} */ one) => html`<span key=${one.id} class="chip">${one.name}
@@ -22,7 +22,8 @@ export function Vaes({ run, own, job }) {
     <${Working} job=${job} />
     ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
     ${found && html`<${Findings} found=${found} />`}
-    ${picking && html`<${Picker} models title=${_("Choose a VAE")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => (setPicking(false), setChosen([...chosen, row]))} />`}
+    ${job?.makes_file && html`<div><a class="button" href=${`/api/jobs/${job.id}/file`} download><${Icon} name="down" /> ${_("Page with crops and difference maps")}</a></div>`}
+    ${picking && html`<${Picker} files="models" title=${_("Choose a VAE")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => (setPicking(false), setChosen([...chosen, row]))} />`}
   </section>`;
 }
 
