@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-device campaign test-browser check-web check docs base format messages clean
+.PHONY: setup demo test test-slow test-device campaign test-browser check-web check docs base format messages lock audit clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -95,6 +95,20 @@ format: setup
 messages: setup
 	$(BIN)/python scripts/messages.py --update
 	$(BIN)/python scripts/troubleshooting.py
+
+# What this environment has been built and tested with, release by release, but for torch, which is chosen above.
+lock: setup
+	$(BIN)/python -c "import uv" 2>/dev/null || $(BIN)/python -m pip install --quiet uv
+	echo torch | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --excludes /dev/stdin \
+		--extra dev --extra docs --extra heif --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements/dev.lock pyproject.toml
+
+# Whether a weakness is known of any of them. An unknown release is a failure, too: it has not been looked at.
+audit: setup
+	$(BIN)/python -c "import pip_audit" 2>/dev/null || $(BIN)/python -m pip install --quiet pip-audit
+	mkdir -p build
+	{ cat requirements/dev.lock; echo "$(TORCH)"; } > build/audited.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off --requirement build/audited.txt
 
 clean:
 	rm -rf .venv runs build dist

@@ -140,7 +140,7 @@ def _memory(field: str) -> int:
 
 
 @cache
-def _command() -> Any:
+def command() -> Any:
     """The command line, built once: that takes most of the time of a small case."""
     from typer.main import get_command
 
@@ -205,7 +205,7 @@ def run_here(place: Path, words: Sequence[str]) -> list[str]:
     sys.stdout, sys.stderr = streams
     try:
         with watched(place) as seen, in_time(6 * SECONDS):
-            screen.run(_command(), list(words))
+            screen.run(command(), list(words))
     except SystemExit as leave:
         status = leave.code or 0
     except HungError:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "families"))
 from family_files import write_tokenizer
 
+import tsuika
 from tsuika import config, formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.types import Artifact
 from tsuika.core.weights import open_weights
 from tsuika.data import image
 from tsuika.families import SD1, sources
+from tsuika.formats import hypernetwork
 
 
 @pytest.mark.parametrize("header", [b"{}      ", b'{"__metadata__":{"format":"pt"}}'])
@@ -67,6 +71,21 @@ def test_a_hypernetwork_s_settings_of_other_types_are_refused(key: str, value: A
     assert error.value.code == "FM001"
 
 
+def test_a_hypernetwork_s_header_nested_too_deep_is_refused() -> None:
+    names = (
+        "layer_structure",
+        "activation_func",
+        "weight_init",
+        "is_layer_norm",
+        "dropout_structure",
+        "activate_output",
+    )
+    artifact = Artifact("hypernetwork", "sd1", {}, dict.fromkeys(names, "[" * 100_000))
+    with pytest.raises(FormatError) as error:
+        hypernetwork._checked(artifact, "a1111")
+    assert error.value.code == "FM001"
+
+
 @pytest.mark.parametrize("value", [torch.ones(3), {"a": [1]}, [[1]], None])
 def test_facts_that_are_no_words_are_left_out(value: Any, tmp_path: Path) -> None:
     table = {"string_to_param": {"*": torch.ones(1, 768)}, "step": value, "sd_checkpoint_name": value, "name": value}
@@ -91,6 +110,30 @@ def test_a_result_without_tensors_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as error:
         formats.find(path).read(path)
     assert error.value.code == "MD003"
+
+
+@pytest.mark.parametrize("key", ["method.name", "base.model", "train.steps", "guard.refit", "data.images"])
+@pytest.mark.parametrize("how", ["no section", "no setting", "another type"])
+def test_the_status_of_a_run_whose_recipe_is_not_whole_is_refused(key: str, how: str, tmp_path: Path) -> None:
+    table, _, name = key.partition(".")
+    tables = config.read_tables(write_recipe(tmp_path / "recipe.toml"))
+    assert tsuika.status(tmp_path).result.steps == tables["train"]["steps"]
+    if how == "no section":
+        del tables[table]
+    elif how == "no setting":
+        del tables[table][name]
+    else:
+        tables[table][name] = [{"a": 1}]
+    (tmp_path / "recipe.toml").write_text(tomlkit.dumps(tables), encoding="utf-8")
+    with pytest.raises(FormatError) as error:
+        _ = tsuika.status(tmp_path).result
+    assert error.value.code == "TR011" and key in str(error.value)
+
+
+def write_recipe(path: Path) -> Path:
+    own = {"method.name": "lora", "base.model": "x", "data.images": "x", "data.trigger": "zuzu"}
+    path.write_text(config.dump(config.build(config.override({}, own))), encoding="utf-8")
+    return path
 
 
 def test_a_palette_that_is_not_there_is_damage(tmp_path: Path) -> None:

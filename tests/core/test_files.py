@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_what_the_system_refuses_names_the_file(number: int, code: str, tmp_path
         raise OSError(number, os.strerror(number), str(temporary))
     assert (refused.value.code, refused.value.where) == (code, str(tmp_path / "a.txt"))
     assert 2 <= refused.value.exit_status <= 7
+
+
+@pytest.mark.parametrize("kind", ["a copy", "a file in a folder", "a folder that is copied"])
+def test_of_a_copy_the_file_that_is_written_is_named(kind: str, tmp_path: Path) -> None:
+    """Not the one that is read, and none of a temporary name."""
+    full, words = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    with pytest.raises(ResourceError) as refused, files.whole(tmp_path / "new" / "below" / "a") as temporary:
+        if kind == "a copy":
+            raise OSError(full, words, str(tmp_path / "source"), None, str(temporary))
+        if kind == "a file in a folder":
+            raise OSError(full, words, str(temporary / "b"))
+        raise shutil.Error([(str(tmp_path / "source"), str(temporary / "b"), str(OSError(full, words, "source")))])
+    assert (refused.value.code, refused.value.where) == ("RS002", str(tmp_path / "new" / "below" / "a"))
+    # Folders that were made for it are gone, too.
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_library_that_fails_to_write_names_the_file_too(tmp_path: Path) -> None:

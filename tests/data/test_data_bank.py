@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tsuika.core import files
 from tsuika.core.errors import ModelError, ResourceError, TsuikaError
 from tsuika.core.events import Event, Progress, Warned, drained
 from tsuika.core.files import sha256
@@ -183,15 +186,38 @@ def test_failures_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as nan:
         drained(fill(buckets, CONFIG, lambda x: x * float("nan"), folder=None, **options))  # type: ignore[arg-type]
     assert nan.value.code == "DS004" and nan.value.where in {s.name for s in manifest.samples}
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError):
-        drained(fill(buckets, CONFIG, lambda x: x, folder=tmp_path / "file", **options))  # type: ignore[arg-type]
     with (folder / "絵0.png").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(TsuikaError, match="changed"):
         drained(fill(buckets, CONFIG, lambda x: x, folder=None, **options))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one image"):
         Bank([], CONFIG, CPU)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EROFS, "DS020"), (errno.EACCES, "DS020"), (errno.EIO, "DS020"), (errno.ENOSPC, "RS002")]
+)
+def test_a_cache_that_cannot_be_written_is_named_and_still_read(
+    number: int, code: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_old: Path, new: Path) -> None:
+        raise OSError(number, os.strerror(number), str(new))
+
+    full, _, _ = build(folder, tmp_path / "cache")
+    monkeypatch.setattr(files, "rename", refuse)
+    assert same(full, build(folder, tmp_path / "cache")[0])
+    with pytest.raises(ResourceError) as error:
+        build(folder, tmp_path / "other")
+    assert error.value.code == code and str(tmp_path / "other") in str(error.value.where)
+    assert not [*(tmp_path / "other").iterdir()]
+    assert same(full, build(folder, tmp_path / "other", CONFIG.model_copy(update={"cache": False}))[0])
+
+
+def test_a_file_where_the_cache_should_be_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError) as error:
+        build(folder, tmp_path / "file")
+    assert error.value.code == "DS020" and error.value.where == str(tmp_path / "file")
 
 
 def shelves(counts: dict[tuple[int, int], list[int]], variant_count: int = 2) -> list[BucketLatents]:

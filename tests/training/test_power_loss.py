@@ -22,6 +22,7 @@ from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.core import files
 from tsuika.core.errors import InterruptedRunError
+from tsuika.core.rundir import RunDir
 
 # A folder's files and folders, by relative path; None is a folder.
 Tree = Mapping[str, bytes | None]
@@ -90,12 +91,13 @@ def recorded(run: Path, work: Callable[[], object]) -> list[Tree]:
     def standing_in(name: str) -> Callable[..., Any]:
         real = getattr(files, name)
 
-        def stand_in(path: Path, *rest: Any) -> None:
+        def stand_in(path: Path, *rest: Any) -> Any:
             remember()
-            real(path, *rest)
+            result = real(path, *rest)
             if name == "flush" and path.exists() and (path == run.parent or run in (path, *path.parents)):
                 disk.flush(path)
             remember()
+            return result
 
         return stand_in
 
@@ -150,3 +152,4 @@ def test_a_run_goes_on_from_any_cut(place: Path, tmp_path: Path, guard: str, req
         with pytest.raises(InterruptedRunError) as none:
             _ = tsuika.resume(again).result
         assert none.value.code == "TR002"
+        RunDir(again).check_free()

@@ -172,19 +172,16 @@ def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
 
 
 def _copied(source: Path, target: Path) -> str:
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        with whole(target) as temporary:
-            shutil.copyfile(source, temporary)
-        digest = sha256(target)
-        if digest != sha256(source):
-            raise FormatError("FM003", where=target, error=1.0, layer="–", limit=0.0)
+    with whole(target) as temporary:
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, temporary)
+    digest = "" if source.is_dir() else sha256(target)
+    if digest and digest != sha256(source):
+        raise FormatError("FM003", where=target, error=1.0, layer="–", limit=0.0)
     if formats.is_artifact(target):
         formats.find(target).read(target)
     else:
         _ = inspect(target).result
-    return "" if source.is_dir() else digest
+    return digest
 
 
 def _beside(ended: FinishedRun, source: Path, target: Path) -> Iterator[Path]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tsuika.core.files import at_home
+
 # A folder of the program is one that holds these; the first is that of its base models.
 _MARKS: Final[Mapping[str, tuple[str, ...]]] = {
     "ComfyUI": ("models/checkpoints", "models/loras"),
@@ -65,7 +67,7 @@ def programs(places: Iterable[Path] | None = None) -> list[Program]:
 
 def usual_places() -> Iterator[Path]:
     """Where people put such programs."""
-    yield from (Path.home() / name for name in _USUAL)
+    yield from (at_home("~") / name for name in _USUAL)
     yield from map(Path, ("/opt", "/workspace", "/content"))
     if sys.platform == "win32":
         yield from (Path(f"{letter}:\\") / name for letter in string.ascii_uppercase[2:] for name in ("", "AI", "sd"))

@@ -21,7 +21,7 @@ from tsuika.api import search_space, training
 from tsuika.api.run import Events, starts
 from tsuika.api.search_space import Over
 from tsuika.config import Recipe
-from tsuika.core.errors import DivergedError, RecipeError, ResourceError
+from tsuika.core.errors import DivergedError, RecipeError, ResourceError, outer_cause
 from tsuika.core.events import Event, Judged, Warned, note
 from tsuika.core.files import locked, write_text
 from tsuika.core.plain import jsonable
@@ -127,14 +127,20 @@ def search(
     if recipe.guard.mode == "off":
         raise RecipeError("RC024", why=_("The guard is off."))
     began = time.monotonic()
-    searching = _Search(recipe, out, overs, trials)
-    while timeout_s is None or time.monotonic() - began < timeout_s:
-        with ExitStack() as held:
-            trial = searching.next(held)
-            if trial is None:
-                break
-            yield from searching.run(trial)
-    return (yield from searching.finish())
+    try:
+        searching = _Search(recipe, out, overs, trials)
+        while timeout_s is None or time.monotonic() - began < timeout_s:
+            with ExitStack() as held:
+                trial = searching.next(held)
+                if trial is None:
+                    break
+                yield from searching.run(trial)
+        return (yield from searching.finish())
+    # The database names no file in its errors.
+    except Exception as error:
+        if (ours := outer_cause(error, where=out)) is None:
+            raise
+        raise ours from error
 
 
 class _Search:

@@ -15,11 +15,12 @@ from typing import Any, Final, Literal
 
 from tsuika import config
 from tsuika.api.run import JsonResult, at_once
+from tsuika.core import kept
 from tsuika.core.errors import InterruptedRunError
 from tsuika.core.events import KINDS, Event, Phase, Progress, Stepped
 from tsuika.core.files import is_locked, write_text
 from tsuika.core.rundir import RunDir
-from tsuika.core.texts import languages
+from tsuika.core.texts import _, languages
 from tsuika.evaluation import report_guard
 from tsuika.evaluation.run_record import RunRecord
 
@@ -87,8 +88,19 @@ class RunStatus(JsonResult):
 def triggers(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Every trigger word of the sets, once, from tables."""
     shared = str(data.get("trigger", ""))
-    found = (str(one.get("trigger", shared)) for one in data.get("sets", ()))
+    sets = data.get("sets")
+    found = (str(one.get("trigger", shared)) for one in sets if isinstance(one, dict)) if isinstance(sets, list) else ()
     return tuple(word for word in dict.fromkeys([*found] or [shared]) if word)
+
+
+# Of the recipe, what is shown of it.
+_SHOWN: Final = (
+    ("method", "name", str),
+    ("base", "model", str),
+    ("train", "steps", int),
+    ("guard", "refit", bool),
+    ("data", "images", str),
+)
 
 
 class Follower:
@@ -99,12 +111,18 @@ class Follower:
 
         Raises:
             InterruptedRunError: TR002, this is no run folder.
+            RecipeError: RC003, its recipe cannot be read; FormatError: TR011, it is not a whole one.
         """
         self.folder = RunDir(Path(run))
         if not self.folder.recipe.is_file():
             raise InterruptedRunError("TR002", where=run)
         # Read, not built: that would import a method from outside.
         self._recipe = config.read_tables(self.folder.recipe)
+        for table, key, kind in _SHOWN:
+            section = self._recipe.get(table)
+            if not isinstance(section, dict) or not isinstance(section.get(key), kind):
+                changed = _("Settings are others than at the beginning: {changes}", changes=f"{table}.{key}")
+                raise kept.damaged(self.folder.recipe, changed)
         self._record, self._read, self._phase, self._progress = RunRecord(), 0, Phase("load"), (0, 0)
         self._step, self._times = 0, deque[float](maxlen=RECENT)
 

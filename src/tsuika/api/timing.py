@@ -20,9 +20,9 @@ from tsuika.advice.base import KnownBase
 from tsuika.advice.estimate import Machine, Measured
 from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.config import Recipe
-from tsuika.core.errors import ResourceError
+from tsuika.core import kept
+from tsuika.core.errors import FormatError, ResourceError
 from tsuika.core.events import Stepped
-from tsuika.core.files import write_text
 from tsuika.core.seeds import generator
 from tsuika.core.texts import article
 from tsuika.core.types import Batch, Model
@@ -108,9 +108,10 @@ class Timer:
         how = [method, train.batch_size, train.optimizer, train.gradient_checkpointing, recipe.data.regularizes]
         key = json.dumps(here + how)
         known: dict[str, dict[str, Any]] = {}
-        with suppress(OSError, ValueError):  # none yet, or cut off: it is measured again
-            known = json.loads(self._file.read_text(encoding="utf-8"))
-        if key in known and time.time() - known[key]["at"] < KEPT_S:
+        with suppress(FormatError):  # none yet, or damaged: it is measured again
+            known = kept.read(self._file, dict)
+        # The clock may have been set back since.
+        if key in known and abs(time.time() - known[key]["at"]) < KEPT_S:
             return Measured(
                 known[key]["step_s"], date.fromtimestamp(known[key]["at"]).isoformat(), known[key]["peak_bytes"]
             )
@@ -120,7 +121,7 @@ class Timer:
         row = {"at": time.time(), "step_s": found.step_s, "peak_bytes": found.peak_bytes}
         # Where it cannot be kept, it is measured again.
         with suppress(ResourceError):
-            write_text(self._file, json.dumps({**known, key: row}))
+            kept.write(self._file, {**known, key: row})
         return found
 
     def _run(self, recipe: Recipe) -> Measured:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Optional
 import typer
 
 from tsuika.cli import labels, screen
+from tsuika.core.errors import RecipeError
+from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _, languages
 
 # Commands that have screens of their own, or none.
@@ -50,8 +52,12 @@ def studio(
     """`tsuika studio`."""
     from tsuika.studio.server import serve
 
+    place = home or at_home("~/tsuika")
+    # An account without a home, as containers have them.
+    if home is None and not place.is_absolute():
+        raise RecipeError("RC005", found="--home", do="tsuika studio --home DIR")
     serve(
-        home or Path.home() / "tsuika",
+        place,
         host=host,
         port=port,
         browser=not no_browser,

@@ -6,8 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar, Final
 
 from tsuika.core.messages import MESSAGES, Part
@@ -93,6 +95,7 @@ _CODES: Final = {
 _OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})  # wrong use of the system by a program
 # A library's own error with the system's number or words in it: safetensors, torch, SQLite.
 _NUMBERED: Final = re.compile(r"\(os error (\d+)\)|: [\w ]+ \((\d+)\)$")
+_COPIED: Final = re.compile(r"\[Errno (\d+)\]")
 _IN_WORDS: Final = (
     (re.compile(r"DefaultCPUAllocator|out of memory|ALLOC_FAILED"), errno.ENOMEM),
     (re.compile(r"database or disk is full"), errno.ENOSPC),
@@ -106,6 +109,10 @@ def system_number(error: BaseException) -> int | None:
     """The number (`errno`) of a system error, also where a library has wrapped it in an error of its own."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return errno.ENOMEM
+    if isinstance(error, shutil.Error):
+        # Of a folder that is copied: the errors of its files, as text.
+        found = _COPIED.search(str(error))
+        return int(found[1]) if found else None
     if isinstance(error, OSError):
         return error.errno
     if type(error).__name__ not in _LIBRARIES:
@@ -119,18 +126,23 @@ def system_number(error: BaseException) -> int | None:
     return next((number for pattern, number in _IN_WORDS if pattern.search(said)), None)
 
 
-def outer_cause(error: BaseException, *, where: object = "", do: str = "") -> TsuikaError | None:
+def outer_cause(
+    error: BaseException, *, where: object = "", instead_of: object = None, do: str = ""
+) -> TsuikaError | None:
     """The error of ours for what is no fault of the program: memory, disk, permissions; None where it is something else.
 
     Args:
         error: as it was raised.
-        where: named where the error itself names no file.
+        where: named where the error itself names no file, or `instead_of` a temporary one, or one in it.
         do: what helps where memory is short.
     """
     number = system_number(error)
     if number is None or (number in _OURS and not getattr(error, "filename", None)):
         return None
-    where = getattr(error, "filename", None) or where
+    # Of a copy, the second one is what is written.
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if named and not (instead_of and Path(os.fsdecode(named)).is_relative_to(str(instead_of))):
+        where = named
     if number == errno.ENOMEM:
         said = "" if isinstance(error, OSError) else str(error).partition("\n")[0]
         why = said or _("The machine has no more memory.")

@@ -30,23 +30,25 @@ _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENO
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, for a file or a folder; it becomes `path` if the block ends without an
     error. It is on the disk, and so is its name, before the block is left: a power cut leaves the old or the new. A
-    file at `path` is replaced, a folder only where it is empty. Raises TsuikaError: the disk is full, the folder is not
-    writable, ... (`outer_cause`)."""
+    file at `path` is replaced, a folder only where it is empty. Folders that are made for it go again with an error.
+    Raises TsuikaError: the disk is full, the folder is not writable, ... (`outer_cause`)."""
     temporary = path.with_name(f".{names.shortened(path.name, 200)}.{os.getpid()}.tmp")
+    made: list[Path] = []
     try:
-        make_folder(path.parent)
+        made = make_folder(path.parent)
         yield temporary
         flush_tree(temporary)
         rename(temporary, path)
+        made = []
     except Exception as error:
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)
-        if (ours := outer_cause(error, where=path)) is not None:
+        if (ours := outer_cause(error, where=path, instead_of=temporary)) is not None:
             raise ours from error
         raise
     finally:
         with suppress(OSError):
             remove(temporary)
+            for one in made:
+                one.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,22 +58,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a file, to be lost at most by a power cut; one that was cut short before is left a line of its own."""
-    with path.open("a+b") as stream:
-        if stream.tell():
-            stream.seek(-1, os.SEEK_END)
-            begin = b"" if stream.read(1) == b"\n" else b"\n"
-        else:
-            begin = b""
-        stream.write(begin + line.encode("utf-8", "backslashreplace") + b"\n")
+    """Add a line to a file, to be lost at most by a power cut; one that was cut short before is left a line of its own.
+    Raises TsuikaError: as `whole`."""
+    try:
+        with path.open("a+b") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                begin = b"" if stream.read(1) == b"\n" else b"\n"
+            else:
+                begin = b""
+            stream.write(begin + line.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError as error:
+        raise outer_cause(error, where=path) or error from None
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where there is none."""
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder, and those above it, where there is none; returns those that were made, the innermost first."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for one in missing:
         flush(one.parent)
+    return missing
 
 
 def rename(old: Path, new: Path) -> None:
@@ -159,7 +166,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     from filelock import lock_descriptor
 
     make_folder(path.parent)
-    with path.open("a+b") as stream:
+    # Without a buffer, so that nothing is left to be written when it is closed.
+    with path.open("a+b", buffering=0) as stream:
         try:
             held = lock_descriptor(stream.fileno(), blocking=wait)
         except OSError as error:
@@ -169,10 +177,11 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
             held = True
         if held:
             began = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-            stream.truncate(0)
-            # Windows lets nobody read the first byte of a held file.
-            stream.write(f" {os.getpid()}\t{socket.gethostname()}\t{began}".encode())
-            stream.flush()
+            # A full disk is told by whoever has something to write.
+            with suppress(OSError):
+                stream.truncate(0)
+                # Windows lets nobody read the first byte of a held file.
+                stream.write(f" {os.getpid()}\t{socket.gethostname()}\t{began}".encode())
         yield held
 
 

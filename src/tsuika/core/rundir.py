@@ -75,6 +75,8 @@ class RunDir:
         self.check_free()
         for folder in (self.root, self.checkpoints, self.samples, self.artifacts):
             files.make_folder(folder)
+        for path in self._unwritten():
+            files.remove(path)
         return self
 
     def clear(self, *, keep_list: bool, keep_root: bool) -> None:
@@ -85,10 +87,16 @@ class RunDir:
         if not keep_list and not keep_root:
             files.remove(self.root)
 
+    def _unwritten(self) -> list[Path]:
+        return [*self.root.glob(f".{self.recipe.name}{files.TEMPORARY}")]
+
     def _is_left_over(self, path: Path) -> bool:
-        """Whether it is of an attempt that could not begin: the lock, or the list of images that we have written."""
+        """Whether it is of an attempt that could not begin: the lock, the list of images that we have written; or of one
+        that was cut off before its recipe was written: folders that are still empty, and the recipe's beginning."""
+        if path in (self.checkpoints, self.samples, self.artifacts):
+            return path.is_dir() and not any(path.iterdir())
         if path != self.left_out:
-            return path == self.lock
+            return path == self.lock or path in self._unwritten()
         try:
             return bool(kept.read(path, dict))
         except FormatError:

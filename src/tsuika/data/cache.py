@@ -93,7 +93,7 @@ def write(path: Path, entry: Encoded, *, key: str, scale: float, vae: str) -> No
     """A cache entry, whole or not at all.
 
     Raises:
-        ResourceError: the disk is full (RS002), or the cache not writable (DS020).
+        ResourceError: the disk is full (RS002), or the cache cannot be written for another cause (DS020).
     """
     header = {"key": key, "scale": repr(scale), "vae": vae, "sha256": _checksum(entry)}
     mark = path.parent / CACHE_MARK
@@ -103,7 +103,8 @@ def write(path: Path, entry: Encoded, *, key: str, scale: float, vae: str) -> No
         with whole(path) as temporary:
             save_file(entry.tensors, temporary, metadata=header)
     except ResourceError as error:
-        if error.code != "RS003":
+        # A full disk has a remedy of its own.
+        if error.code == "RS002":
             raise
         raise ResourceError("DS020", where=path.parent, why=error.text("why")) from None
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tsuika.core.errors import ModelError, NetworkError
+from tsuika.core.errors import ModelError, NetworkError, outer_cause
 from tsuika.core.texts import _
 from tsuika.core.weights import WEIGHT_SUFFIXES
 from tsuika.families.common import TextTower, open_tokenizer
@@ -92,9 +92,9 @@ def is_hub_id(spec: str) -> bool:
 
 def from_hub(name: str, allowed: list[str], ignored: list[str] = _OTHER_FILES) -> Path:
     """A folder of the hub with the files that are `allowed` and not `ignored`, found in the cache or downloaded.
-    Raises NetworkError: not reachable, no such name, or not allowed."""
+    Raises NetworkError: not reachable, no such name, not allowed, or an answer that is none; ResourceError: the hub's
+    cache cannot be written."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     asked: Exception | None = None
     try:
@@ -106,8 +106,11 @@ def from_hub(name: str, allowed: list[str], ignored: list[str] = _OTHER_FILES) -
     try:
         chosen = {"allow_patterns": allowed, "ignore_patterns": ignored}
         return Path(snapshot_download(name, local_files_only=asked is not None, **chosen))
-    # OSError takes in ConnectionError, OfflineModeIsEnabled, and LocalEntryNotFoundError (a FileNotFoundError).
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    # The same, and whatever the hub's library meets in answers that are none of the hub's.
+    except Exception as error:  # noqa: BLE001
+        ours = outer_cause(error)
+        if ours is not None and ours.code in {"RS002", "RS003"}:
+            raise ours from None
         cause = asked or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         why = _(

@@ -211,7 +211,7 @@ def _checked(artifact: Artifact, format_name: str) -> tuple[dict[str, Any], dict
         raise common.of_another_method(artifact.method, format_name, _("hypernetworks"))
     try:
         header = _header(format_name, {name: json.loads(artifact.metadata[name]) for name in _DEFAULTS})
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise FormatError("FM001", where=format_name, found=str(error), expected=_("A1111's header fields")) from None
     states: dict[str, dict[str, Tensor]] = {}
     for name, tensor in artifact.tensors.items():

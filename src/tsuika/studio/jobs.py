@@ -200,7 +200,7 @@ class Jobs:
             first = next(events(self.folder(job) / "events.jsonl"), {})
             pid, began, later = first.get("pid"), first.get("began"), BEGINS_WITHIN_S
             if pid is None:
-                return time.time() - (job.started or 0) < BEGINS_WITHIN_S
+                return abs(time.time() - (job.started or 0)) < BEGINS_WITHIN_S
         try:
             process = psutil.Process(pid)
             same = began is None or -CLOCKS_APART_S < began - process.create_time() < later

@@ -48,7 +48,7 @@ def remember(studio: Studio, path: Path) -> dict[str, str]:
 def _found(studio: Studio) -> list[places.Program]:
     """The programs of this machine, searched for now and then."""
     kept = studio.home.db.setting("programs") or {"at": 0.0, "roots": []}
-    if time.time() - kept["at"] > KEPT_S:
+    if abs(time.time() - kept["at"]) > KEPT_S:
         kept = {"at": time.time(), "roots": [str(one.root) for one in places.programs()]}
         studio.home.db.keep("programs", kept)
     return [found for root in kept["roots"] if (found := places.program_at(Path(root)))]

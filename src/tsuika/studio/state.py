@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
 
+from tsuika.core.files import at_home
 from tsuika.core.rundir import RunDir
 from tsuika.studio.home import Home, Project
 from tsuika.studio.jobs import PROGRAM, Job, Jobs
@@ -51,7 +52,7 @@ class Studio:
     ) -> Studio:
         """A studio in a home, whose jobs run `program`."""
         jobs = Jobs(home, program)
-        roots = tuple(dict.fromkeys((Path.home(), home.root, Path.cwd())))
+        roots = tuple(dict.fromkeys((at_home("~").absolute(), home.root, Path.cwd())))
         return cls(
             home,
             access,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,14 +33,9 @@ def bake(base: Path, vae: Mapping[str, Tensor], config: Mapping[str, Any], out: 
     """
     if base.is_file():
         return _file(open_weights(base), vae, config, out, facts)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with whole(out) as temporary:
         shutil.copytree(base, temporary)
-        count = _folder(base / "vae", vae, temporary / "vae", facts)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return count
+        return _folder(base / "vae", vae, temporary / "vae", facts)
 
 
 def _folder(own: Path, vae: Mapping[str, Tensor], out: Path, facts: Mapping[str, str]) -> int:
