@@ -227,6 +227,8 @@ def read(format_: Format, path: Path, life: Life) -> Artifact:
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 def test_it_trains_and_is_drawn_in_every_precision(method: str, precision: str) -> None:
     """Previews are drawn outside of autocast, from a model whose trained weights have another dtype than the rest."""
+    if (tiny_models.DEVICE, precision, method) == ("standin", "bf16", "lora"):
+        pytest.skip("PEFT sets `param.data`, which changes no wrapper's dtype")
     used = pick_precision(precision, torch.device(tiny_models.DEVICE))
     model = cast(shallow("sd1"), DTYPES[used])
     base = drawn(model)
