@@ -323,12 +323,12 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_a_tensor_that_is_not_there(place: bytes, tmp_path: Path) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     path = zipped(tensor_of(place), tmp_path / "a.pt", ("data/0", bytes(16)))
     with pytest.raises(ModelError) as caught:
         open_weights(path).tensor("w")
     assert caught.value.code == "MD003" and len(str(caught.value)) < 2000
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_the_same_tensor_in_its_place(tmp_path: Path) -> None:
@@ -372,14 +372,14 @@ def deep(count: int) -> bytes:
     ],
 )
 def test_a_pickle_that_is_made_to_fail_fails_quickly(code: bytes, tmp_path: Path) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     (tmp_path / "a.pt").write_bytes(code)
     for path in (tmp_path / "a.pt", zipped(code, tmp_path / "b.pt")):
         with pytest.raises(ModelError) as caught:
             open_weights(path)
         assert caught.value.code in ("MD002", "MD003")
         assert len(str(caught.value)) < 2000
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_what_is_shared_is_read_once(tmp_path: Path) -> None:
