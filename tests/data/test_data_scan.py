@@ -258,13 +258,44 @@ def test_shuffle_keeps_the_front_and_loses_nothing() -> None:
     text = "sks, " + ", ".join(f"t{i}" for i in range(8))
     seen = set()
     for seed in range(50):
-        shuffled = caption.shuffle_tags(text, 2, gen(seed))
+        shuffled = caption.change_tags(text, Data(shuffle_tags=True, keep_tokens=2), gen(seed))
         assert shuffled.startswith("sks, t0, ")
         assert sorted(shuffled.split(", ")) == sorted(text.split(", "))
-        assert shuffled == caption.shuffle_tags(text, 2, gen(seed))
+        assert shuffled == caption.change_tags(text, Data(shuffle_tags=True, keep_tokens=2), gen(seed))
         seen.add(shuffled)
     assert len(seen) > 40
-    assert caption.shuffle_tags("one", 5, gen()) == "one"
+    assert caption.change_tags("one", Data(shuffle_tags=True, keep_tokens=5), gen()) == "one"
+
+
+def test_tags_are_left_out_but_none_that_is_kept() -> None:
+    config, count = Data(trigger="sks", tag_dropout=0.3, keep_tokens=1), 400
+    drawn = [caption.change_tags("photo, a, b, a sks dog, c", config, gen(seed)).split(", ") for seed in range(count)]
+    assert all(tags[0] == "photo" and "a sks dog" in tags for tags in drawn)
+    for tag in "abc":
+        left_out = sum(tag not in tags for tags in drawn)
+        assert abs(left_out - 0.3 * count) < 4 * (count * 0.3 * 0.7) ** 0.5
+
+
+def test_what_stands_before_and_behind_the_separators_is_kept() -> None:
+    config = Data(keep_separator="|||", shuffle_tags=True, tag_dropout=0.5, keep_tokens=0)
+    drawn = {caption.change_tags("sks, girl ||| a, b, c ||| best", config, gen(seed)) for seed in range(40)}
+    assert all(text.startswith("sks, girl") and text.endswith("best") and "|" not in text for text in drawn)
+    assert len(drawn) > 8
+    # kohya: in a caption without it, the first tags count.
+    counted = Data(keep_separator="|||", shuffle_tags=True, keep_tokens=1)
+    assert all(caption.change_tags("sks, a, b", counted, gen(seed)).startswith("sks, ") for seed in range(10))
+    assert caption.plain("sks ||| a, b", config) == "sks, a, b" and caption.plain("a | b", config) == "a | b"
+
+
+def test_a_caption_with_wildcards_is_several() -> None:
+    config = Data(trigger="sks", caption_wildcards=True, caption_prefix="photo of", caption_suffix="at noon")
+    found, _source = caption.complete(["a {red|blue} sks {cat|dog}", "sks | x"], config)
+    kinds = [f"photo of a {colour} sks {kind} at noon" for colour in ("red", "blue") for kind in ("cat", "dog")]
+    assert found == (*kinds, "photo of sks | x at noon")
+    many = caption.expanded("{a|b|c}" * 30)
+    assert len(many) == caption.MOST_EXPANDED and len(set(many)) > 200 and many == caption.expanded("{a|b|c}" * 30)
+    plain, _source = caption.complete(["a {red|blue} sks"], Data(trigger="sks"))
+    assert plain == ("a {red|blue} sks",)
 
 
 def test_dropout_share() -> None:

@@ -61,8 +61,9 @@ def overrides(prediction: str, zero_terminal_snr: str, clip_skip: int) -> Overri
 # What each of several folders of images may say for itself.
 SET_KEYS: Final = (
     *("images", "trigger", "class_word", "template", "reg_images", "masks", "alpha_mask", "mask_outside"),
-    *("size_px", "min_size_px", "repeats", "weight", "caption_prefix", "caption_lines", "caption_dropout"),
-    *("shuffle_tags", "keep_tokens", "flip", "crop", "rotate_deg", "colour"),
+    *("size_px", "min_size_px", "repeats", "weight", "flip", "crop", "rotate_deg", "colour"),
+    *("caption_prefix", "caption_suffix", "caption_lines", "caption_wildcards", "caption_dropout"),
+    *("shuffle_tags", "keep_tokens", "keep_separator", "tag_dropout"),
 )
 
 
@@ -114,11 +115,27 @@ class Data(Section):
         "and kohya with enable_wildcard), only the `first` (kohya without it), or one caption (`join`)",
     )
     caption_prefix: str = expert("", "Words in front of every caption, followed by a space")
+    caption_suffix: str = expert("", "Words behind every caption, after a space")
+    caption_wildcards: bool = expert(
+        False,
+        "Wildcards: of a choice in braces, with bars between, one is drawn at each step (as kohya with enable_wildcard)",
+    )
     caption_dropout: float = expert(
         0.05, "Caption dropout: share of steps with an empty caption, which keeps guidance (CFG) working", ge=0, le=1
     )
     shuffle_tags: bool = expert(False, "Shuffle comma-separated tags")
-    keep_tokens: int = expert(1, "Number of tags at the front that are never shuffled", ge=0)
+    keep_tokens: int = expert(1, "Number of tags at the front that are never shuffled or left out", ge=0)
+    keep_separator: str = expert(
+        "",
+        "What stands in a caption between the tags that are kept and the others (kohya's keep_tokens_separator), and once more before tags "
+        "that are kept at the end; in captions without it `keep_tokens` counts",
+    )
+    tag_dropout: float = expert(
+        0.0,
+        "Tag dropout: share of comma-separated tags left out at each step; never one with the trigger word",
+        ge=0,
+        lt=1,
+    )
     flip: bool = everyday(False, "Mirror half of the augmented images; leave it off for text and one-sided things")
     crop: float = expert(1.0, "Random crop: smallest share of the side that is kept; 1 = no crop", gt=0.3, le=1)
     rotate_deg: float = expert(0.0, "Random rotation, up to this angle either way", "°", ge=0, le=45)

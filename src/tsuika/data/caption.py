@@ -7,7 +7,10 @@ trigger word alone (which must learn what the class word would say), in a new se
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import random
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -34,6 +37,7 @@ LINES: Final[Mapping[str, Text]] = {
     "first": _("The first line is the caption; the others are not used"),
     "join": _("The lines are joined to one caption"),
 }
+MOST_EXPANDED: Final = 256  # captions of one with `{a|b}` in it
 _SENTENCE_END: Final = ".,;:!?。、,!?"
 
 
@@ -91,20 +95,57 @@ def complete(found: Sequence[str], config: Data, folder_words: str = "") -> tupl
     if config.caption_lines == "join":
         found = ["\n".join(found)]
     found = found[:1] if config.caption_lines == "first" else found
+    if config.caption_wildcards:
+        found = [line for wild in found for line in expanded(wild)]
     lines = tuple(dict.fromkeys(_prefixed(normalise(line), config) for line in found))
     if trigger and not all(has_word(line, trigger) for line in lines):
         return tuple(line if has_word(line, trigger) else f"{trigger}, {line}" for line in lines), "file+trigger"
     return lines, "file"
 
 
-def shuffle_tags(caption: str, keep_tokens: int, generator: torch.Generator) -> str:
-    """Comma-separated tags in random order, the first `keep_tokens` in place."""
+def expanded(caption: str) -> tuple[str, ...]:
+    """The captions that one with `{red|blue}` stands for; of more than MOST_EXPANDED as many, spread at random."""
+    parts = [part.split("|") for part in re.split(r"\{([^{}]*\|[^{}]*)\}", caption)]
+    # Every second part was in braces; a bar outside of them means nothing.
+    choices = [part if number % 2 else ["|".join(part)] for number, part in enumerate(parts)]
+    count = math.prod(map(len, choices))
+    if count <= MOST_EXPANDED:
+        return tuple(map("".join, itertools.product(*choices)))
+    draw = random.Random(caption)
+    return tuple("".join(map(draw.choice, choices)) for _ in range(MOST_EXPANDED))
+
+
+def plain(caption: str, config: Data) -> str:
+    """The caption without marks of what is kept in it."""
+    if not config.keep_separator or config.keep_separator not in caption:
+        return caption
+    return ", ".join(tag for part in caption.split(config.keep_separator) for tag in _tags(part))
+
+
+def change_tags(caption: str, config: Data, generator: torch.Generator) -> str:
+    """Comma-separated tags in random order, with some left out, as far as the settings say so; those that are kept in place.
+
+    Kept are the first `keep_tokens`, or with a `keep_separator` what stands before the first and behind the second one.
+    """
     import torch
 
-    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
-    kept, rest = tags[:keep_tokens], tags[keep_tokens:]
-    order = torch.randperm(len(rest), generator=generator).tolist()
-    return ", ".join([*kept, *(rest[i] for i in order)])
+    if config.keep_separator and config.keep_separator in caption:
+        front, middle, end = (_tags(part) for part in [*caption.split(config.keep_separator, 2), ""][:3])
+    else:
+        front, middle, end = (tags := _tags(caption))[: config.keep_tokens], tags[config.keep_tokens :], []
+    if config.shuffle_tags:
+        middle = [middle[i] for i in torch.randperm(len(middle), generator=generator).tolist()]
+    if config.tag_dropout:
+        shares = torch.rand(len(middle), generator=generator, dtype=torch.float64).tolist()
+        trigger = normalise(config.trigger)
+        taught = [bool(trigger) and has_word(tag, trigger) for tag in middle]
+        rows = zip(middle, shares, taught, strict=True)
+        middle = [tag for tag, share, stays in rows if stays or share >= config.tag_dropout]
+    return ", ".join([*front, *middle, *end])
+
+
+def _tags(text: str) -> list[str]:
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
 
 
 def drop(caption: str, share: float, generator: torch.Generator) -> str:
@@ -125,15 +166,16 @@ def wordings(sample: Sample, config: Data) -> tuple[str, ...]:
 
 
 def _prefixed(text: str, config: Data) -> str:
-    return " ".join(filter(None, (normalise(config.caption_prefix), text)))
+    return " ".join(filter(None, (normalise(config.caption_prefix), text, normalise(config.caption_suffix))))
 
 
 def vary(sample: Sample, config: Data, generator: torch.Generator) -> str:
     """One visit's caption. Dropout is drawn first, so that switching template or shuffle on does not move it."""
     import torch
 
-    if not (varied := drop(sample.caption, config.caption_dropout, generator)):
+    if not drop(sample.caption, config.caption_dropout, generator):
         return ""
-    if len(choices := wordings(sample, config)) > 1:
-        varied = choices[int(torch.randint(len(choices), (), generator=generator))]
-    return shuffle_tags(varied, config.keep_tokens, generator) if config.shuffle_tags else varied
+    choices = wordings(sample, config)
+    varied = choices[int(torch.randint(len(choices), (), generator=generator)) if len(choices) > 1 else 0]
+    changes = config.shuffle_tags or config.tag_dropout or config.keep_separator
+    return change_tags(varied, config, generator) if changes else varied

@@ -46,7 +46,9 @@ class Sample:
     sha256: str  # of the file's bytes
     weight: float = 1.0  # loss weight
     caption_source: CaptionSource = "built"
-    alternatives: tuple[str, ...] = ()  # several captions, `caption` the first of them; empty: it is the only one
+    alternatives: tuple[
+        str, ...
+    ] = ()  # as training draws them; `caption` is the first, without marks; empty: it is the only one
     mask: Path | None = None  # file with the mask; the image itself: its transparency is the mask
     mask_sha256: str = ""  # of that file's bytes
     set: str = ""  # of several folders the one that it is in, as `Data.each` calls it

@@ -31,7 +31,8 @@ def class_caption(class_word: str) -> str:
 def settings(data: Data) -> Data:
     """How regularization images are read: as the recipe says, without trigger word and augmentation."""
     own = {"trigger": "", "class_word": class_caption(data.class_word), "template": "none", "repeats": 1}
-    own |= {"masks": "", "alpha_mask": False, "mask_outside": 0.0, "weight": 1.0, "caption_prefix": "", "sets": ()}
+    own |= {"masks": "", "alpha_mask": False, "mask_outside": 0.0, "weight": 1.0, "sets": ()}
+    own |= {"caption_prefix": "", "caption_suffix": ""}
     return data.model_copy(update=own | _PLAIN)
 
 

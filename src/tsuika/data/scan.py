@@ -135,7 +135,8 @@ def _sample(
         raise UnusableError(item.path, "too-small", small)
     found, caption_notes = sources.caption(item.name)
     texts, source = caption.complete(found.lines if found else (), config, item.folder_words)
-    if not texts[0]:
+    plain = caption.plain(texts[0], config)
+    if not plain:
         caption_notes.append(("caption-none", _("no caption file, trigger or class word")))
     if visit:
         visit(item.name, opened)
@@ -146,14 +147,14 @@ def _sample(
     sample = Sample(
         item.path,
         item.name,
-        texts[0],
+        plain,
         width,
         height,
         item.repeats * config.repeats,
         opened.sha256,
         config.weight,
         caption_source=source,
-        alternatives=texts if len(texts) > 1 else (),
+        alternatives=texts if texts != (plain,) else (),
         mask=mask.path if mask else None,
         mask_sha256=mask.sha256 if mask else "",
     )

@@ -37,6 +37,7 @@ class Rule(NamedTuple):
 
     key: str
     value: Callable[[Any], Any] = lambda value: value
+    also: Rule | None = None  # another setting that follows from it
 
 
 def number(value: Any) -> float | int | None:
@@ -127,6 +128,8 @@ class Taking:
             taken = rules[name].value(value) if name in rules and value not in ("", None) else None
             if taken is not None:
                 self.settings[rules[name].key] = taken
+                if (also := rules[name].also) is not None:
+                    self.settings[also.key] = also.value(value)
             elif name in rules or not neutral.fullmatch(name):
                 self.lose(name, value)
 
