@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from runs import arguments, begin, hashes, make_place, rows
@@ -94,9 +95,13 @@ def test_two_processes_on_one_run_and_one_cache(place: Path) -> None:
 
 def test_two_processes_on_one_search(place: Path) -> None:
     pytest.importorskip("optuna")
-    out = place / "search"
-    words = train(place, out, "lora", "on")
-    words = ["search", *words[1:], "--over", "method.rank=1,2,3", "--over", "train.seed=0,1"]
+    out, images, source = place / "search", place / "different", random.Random(0)
+    images.mkdir()
+    for number in range(8):
+        blocks = Image.frombytes("RGB", (8, 8), source.randbytes(192))
+        blocks.resize((64, 64), Image.Resampling.NEAREST).save(images / f"{number}.png")
+    words = [word.replace(str(place / "pictures"), str(images)) for word in train(place, out, "lora", "on")]
+    words = ["search", *words[1:], "--over", "method.rank=1,2,3", "--over", "train.ema=0,0.9"]
     told = [place / f"search-{number}.txt" for number in range(2)]
     processes = [begin(place, file, *words) for file in told]
     for process in processes:
