@@ -76,7 +76,7 @@ def test_a_method_brings_its_own_defaults_and_the_recipe_overrules_them(name: st
     assert config.build({"method": {"name": name}, "train": {"steps": 7}}).train.steps == 7
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", training())
 @pytest.mark.parametrize("base", [{}, {"base": {"model": "embedded"}}, {"base": {"vae": "builtin"}}])
 def test_the_embedded_base_brings_its_own_defaults(name: str, base: dict[str, Any]) -> None:
     """README's plain line trains at the rate that was measured for these weights, unless the recipe says otherwise."""

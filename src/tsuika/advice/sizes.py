@@ -61,7 +61,7 @@ def _rehearsed_bytes(base: KnownBase, recipe: Recipe) -> int:
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[recipe.output.dtype]
     tensors = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes(base, recipe).items()}
     artifact = Artifact(recipe.method.name, base.family.facts.family, tensors, _noted(base, recipe))
-    main = formats.for_method(recipe.method.name)[0]
+    main = formats.for_method(recipe.method.name, METHODS[recipe.method.name].formats)[0]
     with tempfile.TemporaryDirectory(prefix="tsuika-") as folder:
         path = Path(folder) / f"{recipe.output.name or 'result'}{main.suffix}"
         main.write(next(iter(formats.pieces(artifact, "result").values())), path, dtype=dtype)

@@ -26,6 +26,7 @@ from tsuika.diffusion import adapters
 from tsuika.formats import common, vae_file
 from tsuika.formats.checkpoint import copy_yaml
 from tsuika.formats.lowrank.merging import compress
+from tsuika.methods import METHODS
 from tsuika.training.device import DTYPES
 
 PLAIN_RANK = 64  # of a plain LoRA that stands in for another kind; files of the field rarely go beyond
@@ -91,7 +92,9 @@ def convert(
     if formats.is_artifact(file):
         source = formats.find(file)
         artifact = source.read(file)
-        target = _target(to, artifact.method, formats.for_method(artifact.method))
+        # A method from outside is not imported because a file names it; what all can be written as is known.
+        also = METHODS[artifact.method].formats if artifact.method in METHODS else (formats.NATIVE,)
+        target = _target(to, artifact.method, formats.for_method(artifact.method, also))
         files.check_out(out, file, *bases, overwrite=overwrite, suffix=target.suffix)
         notes: list[Warned] = []
         rest = writing.Rest({}, ())

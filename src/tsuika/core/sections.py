@@ -127,8 +127,8 @@ class Data(Section):
     keep_tokens: int = expert(1, "Number of tags at the front that are never shuffled or left out", ge=0)
     keep_separator: str = expert(
         "",
-        "What stands in a caption between the tags that are kept and the others (kohya's keep_tokens_separator), and once more before tags "
-        "that are kept at the end; in captions without it `keep_tokens` counts",
+        "What stands in a caption between the tags that are kept and the others (kohya's keep_tokens_separator), and once more "
+        "before tags that are kept at the end; in captions without it `keep_tokens` counts",
     )
     tag_dropout: float = expert(
         0.0,
