@@ -13,6 +13,7 @@ from hostile import EVERY_ROUTE, Hostile, requests
 from PIL import Image
 from running import KEY, Running, running
 
+from tsuika import config
 from tsuika.cli.main import app
 from tsuika.cli.studio import described
 from tsuika.core.errors import RecipeError
@@ -35,10 +36,7 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, dic
         image = here.ask("GET", f"/api/projects/{project}/images")[1]["images"][0]["id"]
         run = folder / "runs/one"
         (run / "artifacts").mkdir(parents=True)
-        run.joinpath("recipe.toml").write_text(
-            '[method]\nname = "lora"\n[base]\nmodel = "embedded"\n[data]\ntrigger = ""\n[train]\nsteps = 1\n[guard]\n'
-            'mode = "on"\nrefit = true\n'
-        )
+        run.joinpath("recipe.toml").write_text(config.dump(config.build({"data": {"images": "images"}})))
         here.studio.home.db.insert(
             "jobs", id="j" * 12, kind="check", argv="[]", lane="light", place=0, state="done", created=0, ended=1
         )
