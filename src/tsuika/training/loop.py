@@ -1,5 +1,6 @@
 """`fit`: the one training loop, a generator of events. It knows no method, no family, no file.
 
+Noising, target and weighting are `diffusion.objective`, with the papers' equations.
 Shapes: B images of a micro-batch (of this process, within `fit`), C latent channels, H x W latents.
 """
 
@@ -35,7 +36,7 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
     still the last good ones.
     """
     train, accelerator, objective = run.recipe.train, run.accelerator, run.objective
-    # Every process draws the global batch and takes its share, so that their number changes no sample.
+    # Every process draws the global batch and takes its rows, so that their number changes no sample.
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     while run.step < (run.schedule.last if until is None else until):
         began = time.monotonic()
@@ -51,14 +52,14 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
             latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
                 noisy_BCHW = objective.add_noise(latents_BCHW, noise_BCHW, t_B)
-                output_BCHW, apart_B = run.predict(noisy_BCHW, t_B, part)
+                output_BCHW, class_drift_B = run.predict(noisy_BCHW, t_B, part)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
             threshold_B = None
             if train.loss != "l2":
                 threshold_B = losses.thresholds(objective, train.huber_schedule, train.huber_c, t_B)
             error_B = losses.errors(train.loss, output_BCHW.float(), target_BCHW, threshold_B, part.mask_B1HW)
-            if apart_B is not None:
-                error_B = error_B + run.recipe.regularize.output_preservation * apart_B
+            if class_drift_B is not None:
+                error_B = error_B + run.recipe.regularize.output_preservation * class_drift_B
             weight_B = objective.weight(t_B, train.min_snr_gamma) * part.weight_B
             loss = (error_B * weight_B).mean() / train.accumulate
             accelerator.backward(loss)
@@ -119,10 +120,10 @@ def _size_of(cond: Conditioning) -> int:
 
 def _not_finite(run: Fit, errors: Sequence[tuple[tuple[str, ...], Tensor]]) -> tuple[str, ...]:
     """The images of a step, of all processes, whose error is not finite; all of them where only mean or gradient is not."""
-    shares, found = run.accelerator.num_processes, list[str]()
+    processes, found = run.accelerator.num_processes, list[str]()
     for names, error_B in errors:
         # Process by process.
-        ordered = [name for i in range(shares) for name in names[i::shares]]
+        ordered = [name for i in range(processes) for name in names[i::processes]]
         bad = (~torch.isfinite(run.accelerator.gather(error_B))).tolist()
         found += [name for name, is_bad in zip(ordered, bad, strict=True) if is_bad]
     return tuple(dict.fromkeys(found or [name for names, _error in errors for name in names]))

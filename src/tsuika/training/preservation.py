@@ -54,9 +54,9 @@ class Preservation:
         base's: mean squared differences (B,), 0 for captions without the trigger word."""
         captions = [of_class(text, self.data.trigger, self.data.class_word) for text in batch.captions]
         rows = [row for row, text in enumerate(captions) if text != batch.captions[row]]
-        apart_B = torch.zeros(len(batch), device=noisy_BCHW.device)
+        class_drift_B = torch.zeros(len(batch), device=noisy_BCHW.device)
         if not rows:
-            return denoiser(noisy_BCHW, t_B, cond), apart_B
+            return denoiser(noisy_BCHW, t_B, cond), class_drift_B
         names, texts = (tuple(values[row] for row in rows) for values in (batch.names, captions))
         ours = Batch(batch.latents_BCHW[rows], texts, names, batch.weight_B[rows])
         noisy, times = noisy_BCHW[rows], t_B[rows]
@@ -68,5 +68,5 @@ class Preservation:
             self.attachment.set_strength(1)
         both = Conditioning.join([cond, self.condition(ours)])
         output = denoiser(torch.cat([noisy_BCHW, noisy]), torch.cat([t_B, times]), both)
-        apart = (output[len(batch) :].float() - wanted.float()).pow(2).flatten(1).mean(1)
-        return output[: len(batch)], apart_B.index_add(0, torch.tensor(rows, device=apart.device), apart)
+        drift = (output[len(batch) :].float() - wanted.float()).pow(2).flatten(1).mean(1)
+        return output[: len(batch)], class_drift_B.index_add(0, torch.tensor(rows, device=drift.device), drift)
