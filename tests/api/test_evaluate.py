@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tsuika
 from tsuika import config
 from tsuika.api import evaluating, snapshots
-from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError
+from tsuika.core.errors import ImageError, InterruptedRunError, ModelError, NetworkError, RecipeError, TsuikaError
 from tsuika.core.events import Progress, Warned
 from tsuika.core.rundir import RunDir
+from tsuika.core.types import Artifact
 from tsuika.embedded import gadget, mascot
+from tsuika.formats.native import Native
 from tsuika.generation import pipeline
 
 
@@ -173,6 +176,15 @@ def test_a_file_needs_what_it_does_not_say(run: Path, trained: Path, tmp_path: P
         with pytest.raises(RecipeError) as own:
             evaluate(run, trained, **wrong)
         assert own.value.code == "RC002"
+
+
+def test_a_file_does_not_get_the_module_imported_that_it_names(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "stray.py").write_text("raise SystemExit('imported')")
+    file, artifact = tmp_path / "a.safetensors", Artifact("stray:METHOD", "sd1", {"unet.x": torch.ones(2)}, {})
+    Native("stray:METHOD").write(artifact, file, dtype=torch.float32)
+    with pytest.raises(TsuikaError) as refused:
+        evaluate(file, trained, base="embedded", images=trained / "pictures", trigger="x")
+    assert (refused.value.code, refused.value.exit_status) == ("RC002", 2)
 
 
 def test_refusals(run: Path, trained: Path, tmp_path: Path) -> None:

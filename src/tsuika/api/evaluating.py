@@ -222,6 +222,10 @@ def _of_file(file: Path, base: str, images: str, trigger: str, out: Path | None)
     if file.is_dir() and not formats.is_artifact(file) and not (file / "model_index.json").is_file():
         raise InterruptedRunError("TR002", where=file)
     artifact = formats.find(file).read(file) if formats.is_artifact(file) else None
+    if artifact is not None and artifact.method not in METHODS:
+        # Its module would be imported, and so run, because a file names it.
+        why = _("A method from outside is measured in its own training run.")
+        raise RecipeError("RC002", key="method.name", found=artifact.method, why=why)
     facts = artifact.metadata if artifact is not None else {}
     whole = next(method.name for method in METHODS.values() if method.whole_model)
     named = {"--base": base, "--images": images, "--trigger": trigger or facts.get("trigger", "")}
