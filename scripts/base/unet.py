@@ -174,7 +174,7 @@ def train_unet(
         batch = batch._replace(
             ids=torch.where(dropped, empty, batch.ids), said=torch.where(dropped, UNSAID, batch.said)
         )
-        loss, unheard = losses(model, batch, alphas_T, random, plan.min_snr_gamma)
+        loss, unheard = losses(model, batch, alphas_T, random, plan.min_snr_gamma, plan.least_weight)
         descend(loss + plan.said_weight * unheard, model, optimizer)
         done = step + 1
         for name, exponent in HORIZONS.items():
@@ -207,7 +207,12 @@ def train_unet(
 
 
 def losses(
-    model: Generator, batch: Pool, alphas_T: Tensor, random: torch.Generator, min_snr_gamma: float
+    model: Generator,
+    batch: Pool,
+    alphas_T: Tensor,
+    random: torch.Generator,
+    min_snr_gamma: float,
+    least_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Mean weighted squared error of v at stratified timesteps (gamma 0 weighs all alike); what of the captions the text
     encoder does not pass on, the mean cross entropy over SAID."""
@@ -218,7 +223,8 @@ def losses(
     with torch.autocast("cpu", torch.bfloat16):
         output, answers = model(noisy, t, batch.ids)
     error = (output.float() - target("v_prediction", batch.latents, noise, alphas)).pow(2) * batch.weights
-    denoising = (error.mean((1, 2, 3)) * min_snr_weight("v_prediction", alphas, min_snr_gamma)).mean()
+    weights = min_snr_weight("v_prediction", alphas, min_snr_gamma).clamp_min(least_weight)
+    denoising = (error.mean((1, 2, 3)) * weights).mean()
     unheard = [
         F.cross_entropy(logits, labels, ignore_index=UNSAID, reduction="sum")
         for logits, labels in zip(answers.float().split(list(SAID.values()), 1), batch.said.T, strict=True)
