@@ -85,7 +85,7 @@ def test_a_shell_script_of_sd_scripts(tmp_path: Path) -> None:
         "ip_noise_gamma = 0.1",
     ):
         assert lost in told
-    assert "betas = 0.9,0.99" in told and "network_dim = 1" not in told
+    assert train.optimizer_args == ("betas=0.9,0.99",) and "network_dim = 1" not in told
 
 
 def test_schedules_of_the_same_shape() -> None:
@@ -287,10 +287,7 @@ def test_each_script_has_defaults_of_its_own(command: str, expected: dict[str, o
             "class_prompt = dog",
         ),
         ("train_dreambooth_sd3.py --weighting_scheme mode --logit_mean 1", "logit_mean = 1, weighting_scheme = mode"),
-        (
-            "train_text_to_image.py --adam_beta2 0.99 --input_perturbation=0.1",
-            "adam_beta2 = 0.99, input_perturbation = 0.1",
-        ),
+        ("train_text_to_image.py --adam_beta2 0.99 --input_perturbation=0.1", "input_perturbation = 0.1"),
     ],
 )
 def test_what_has_no_counterpart_is_named(command: str, lost: str, tmp_path: Path) -> None:

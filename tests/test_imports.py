@@ -80,8 +80,9 @@ def test_a_dataset_and_a_training_configuration(tmp_path: Path) -> None:
     assert (data.size_px, data.shuffle_tags, data.keep_tokens, data.caption_lines) == (640, True, 2, "alternatives")
     assert data.caption_wildcards and (data.caption_suffix, data.keep_separator, data.tag_dropout) == ("hd", "|||", 0.1)
     assert (train.steps, train.batch_size, train.learning_rate, train.warmup) == (1000, 2, 1e-4, 0.1)
-    assert (train.optimizer, train.weight_decay, train.precision, train.schedule) == (
+    assert (train.optimizer, train.optimizer_args, train.weight_decay, train.precision, train.schedule) == (
         "adamw8bit",
+        ("betas=0.9,0.95",),
         0.1,
         "bf16",
         "cosine",
@@ -97,7 +98,7 @@ def test_a_dataset_and_a_training_configuration(tmp_path: Path) -> None:
     assert (recipe.base.model, recipe.output.name, recipe.output.dtype) == ("base.safetensors", "kuma", "fp32")
     told = remark(recipe)
     assert recipe.base.clip_skip == 2
-    for lost in ("rank_dropout = 0.1", "betas", "color_aug", "sd-scripts"):
+    for lost in ("rank_dropout = 0.1", "color_aug", "sd-scripts"):
         assert lost in told
     for neutral in ("output_dir", "caption_extension", "v2", "enable_wildcard"):
         assert neutral not in told
@@ -178,7 +179,8 @@ def test_where_kohya_is_silent_its_own_defaults_hold(tmp_path: Path) -> None:
     assert (train.min_snr_gamma, train.ema, train.weight_decay, train.precision) == (0, 0, 0.01, "fp32")
     assert (data.caption_dropout, data.keep_tokens, data.buckets, data.caption_lines) == (0, 0, False, "first")
     # Those are none of the file.s own.
-    assert "; 5 settings come from it" in remark(recipe)
+    assert "; 6 settings come from it" in remark(recipe)
+    assert train.optimizer_args == ("betas=0.9,0.999",)
 
 
 def test_what_is_no_settings_is_refused(tmp_path: Path) -> None:

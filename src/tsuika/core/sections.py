@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError, ValidationInfo, field_validator
 
 from tsuika.core import names
+from tsuika.core.outside import is_address
 from tsuika.core.section import Section, everyday, expert, reason
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
@@ -256,6 +257,13 @@ class Train(Section):
         "Optimizer; `riemannian` turns vectors without changing their length, for new words only; `schedule-free` keeps its"
         " rate high: the loss is as low, but drawings are reported to be worse (arXiv:2510.19376)",
     )
+    optimizer_class: str = expert(
+        "",
+        "Optimizer of an installed package, `package.module:Class` such as `pytorch_optimizer:CAME`, in place of `optimizer`",
+    )
+    optimizer_args: tuple[str, ...] = expert(
+        (), "Further settings of the optimizer, `name=value` such as `betas=0.9,0.999` or `d_coef=2`"
+    )
     schedule: Literal["cosine", "constant", "linear"] = expert(
         "cosine",
         "Learning-rate schedule after warm-up; if the guard searches for the best step, it holds for the training after that",
@@ -305,6 +313,15 @@ class Train(Section):
         "Where a message goes at the end of a training run: addresses of Apprise such as json://HOST/PATH, or files that list "
         "them; none = nothing is sent",
     )
+
+    @field_validator("optimizer_class")
+    @classmethod
+    def _is_alone(cls, value: str, info: ValidationInfo) -> str:
+        if value and not is_address(value):
+            raise ValueError(_("It is not of the form `package.module:Class`."))
+        if value and info.data.get("optimizer") != cls.model_fields["optimizer"].default:
+            raise ValueError(_("It takes the place of {key}; leave that out.", key="train.optimizer"))
+        return value
 
     @field_validator("huber_schedule", "huber_c", "multires_noise_discount")
     @classmethod

@@ -24,7 +24,7 @@ NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
-    *("batch_size", "accumulate", "learning_rate", "optimizer", "schedule", "clip_norm", "precision", "seed"),
+    *("batch_size", "accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
     *("min_snr_gamma", "noise_offset", "gradient_checkpointing"),
 )
 
@@ -118,6 +118,9 @@ def run_facts(train: Train, **facts: object) -> dict[str, str]:
     """What a file says about its run, as text by name (`kohya_lora` has all names); None and "" are left out. Nothing
     is looked up, and there is no date: the same recipe gives the same bytes, whenever it runs."""
     named = {name: getattr(train, name) for name in _SETTINGS} | {"max_steps": train.steps}
+    given = (text.partition("=") for text in train.optimizer_args)
+    arguments = ",".join(f"{name}=({value})" if "," in value else f"{name}={value}" for name, _equals, value in given)
+    named["optimizer"] = (train.optimizer_class.replace(":", ".") or train.optimizer) + (arguments and f"({arguments})")
     named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, **facts}
     return {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)

@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.events import Warned, note
+from tsuika.core.outside import imported
 from tsuika.core.sections import Train
 from tsuika.core.seeds import derive
 from tsuika.core.texts import _
@@ -27,6 +30,10 @@ from tsuika.training.schedule import SCHEDULE_FREE, Schedule
 # Of the main rate, where the recipe gives text encoders none of their own (`core.methods.Lora`).
 TEXT_SHARE: Final = 0.1
 PLACEBO: Final = 0.01  # weight decay that takes less of the weights in a whole run is reported as without effect
+# What an optimizer takes and a setting of its own says.
+_SETTINGS: Final = {
+    "params": "method", "lr": "train.learning_rate", "weight_decay": "train.weight_decay", "warmup_steps": "train.warmup",
+}  # fmt: skip
 _DROPPED = 0xFFFF  # the lower half of a float32, which bfloat16 has not
 
 
@@ -36,7 +43,11 @@ def weight_decay_over_run(train: Train) -> float | None:
 
 
 def notes(train: Train) -> Iterator[Warned]:
-    """TR004 where weight decay is set and has next to no effect: below `PLACEBO` over the run."""
+    """TR004 where weight decay is set and has next to no effect: below `PLACEBO` over the run.
+
+    Raises RecipeError (RC002): the optimizer cannot be made, told here before images are read.
+    """
+    _choose(train, [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": train.learning_rate}])
     strength = weight_decay_over_run(train)
     if train.weight_decay and strength is not None and strength < PLACEBO:
         yield note("TR004", strength=f"{strength:.2g}")
@@ -56,7 +67,7 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
         lr = (group.learning_rate or train.learning_rate * (TEXT_SHARE if is_less else 1)) * group.factor
         rows.append({"params": group.params, "lr": lr, "base_lr": lr, "name": group.name})
     if train.optimizer == "riemannian":
-        return Riemannian(rows)
+        return _choose(train, rows)
     if train.optimizer == "prodigy" and len({row["lr"] for row in rows}) > 1:
         why = _("Prodigy finds one rate for all weights, so none can have another.")
         raised = max(group.factor for group in groups)
@@ -73,24 +84,66 @@ def build(train: Train, groups: Iterable[ParamGroup]) -> Optimizer:
 
 
 def _choose(train: Train, rows: list[dict[str, Any]]) -> Optimizer:
-    decay, betas = train.weight_decay, (0.9, 0.99)
-    if train.optimizer == "adamw":
-        return AdamW(rows, betas=betas, weight_decay=decay, fused=True)
-    if train.optimizer == "adamw8bit":
-        optimizer: Optimizer = _package("bitsandbytes", train).optim.AdamW8bit(rows, betas=betas, weight_decay=decay)
-    elif train.optimizer == "adafactor":  # Shazeer & Stern 2018, at the recipe's rate instead of its own
-        optimizer = _package("transformers.optimization", train).Adafactor(
-            rows, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
-        )
-    elif train.optimizer == "prodigy":
-        optimizer = _package("prodigyopt", train).Prodigy(
-            rows, betas=betas, weight_decay=decay, safeguard_warmup=True, use_bias_correction=True
-        )
-    else:
-        optimizer = _package("schedulefree", train).AdamWScheduleFree(
-            rows, betas=betas, weight_decay=decay, warmup_steps=round(train.warmup * train.steps)
-        )
-    return optimizer
+    kind, usual = _kind(train)
+    try:
+        found: Optimizer = kind(rows, **(usual | _arguments(train, kind)))
+    except (TypeError, ValueError) as error:
+        raise RecipeError("RC002", key="train.optimizer_args", found=train.optimizer_args, why=str(error)) from error
+    return found
+
+
+def _kind(train: Train) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+    """What makes the optimizer, and what it is given by itself."""
+    decay: dict[str, Any] = {"weight_decay": train.weight_decay}
+    betas = {"betas": (0.9, 0.99)}
+    if train.optimizer_class:
+        kind = imported(train.optimizer_class, type, key="train.optimizer_class")
+        if not issubclass(kind, Optimizer):
+            why = _("It is not an optimizer of PyTorch.")
+            raise RecipeError("RC002", key="train.optimizer_class", found=train.optimizer_class, why=why)
+        return kind, decay if train.weight_decay else {}
+    match train.optimizer:
+        case "adamw":
+            return AdamW, decay | betas | {"fused": True}
+        case "adamw8bit":
+            return _package("bitsandbytes", train).optim.AdamW8bit, decay | betas
+        case "adafactor":
+            # Shazeer & Stern 2018, at the recipe's rate instead of its own.
+            own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+            return _package("transformers.optimization", train).Adafactor, decay | own
+        case "prodigy":
+            own = {"safeguard_warmup": True, "use_bias_correction": True}
+            return _package("prodigyopt", train).Prodigy, decay | betas | own
+        case "riemannian":
+            return Riemannian, {}
+        case _:
+            warmup = {"warmup_steps": round(train.warmup * train.steps)}
+            return _package("schedulefree", train).AdamWScheduleFree, decay | betas | warmup
+
+
+def _arguments(train: Train, kind: Callable[..., Optimizer]) -> dict[str, Any]:
+    """`train.optimizer_args`, read as Python's literals: `betas=0.9,0.999`, `amsgrad=True`, `d_coef=2`.
+
+    Raises RecipeError (RC002): not of the form, unknown to the optimizer, or what another setting says.
+    """
+    taken = inspect.signature(kind).parameters
+    is_open = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    found: dict[str, Any] = {}
+    for text in train.optimizer_args:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            why = _("It is not of the form `name=value`.")
+            raise RecipeError("RC002", key="train.optimizer_args", found=text, why=why)
+        if (setting := _SETTINGS.get(name)) is not None:
+            why = _("{key} says that.", key=setting)
+            raise RecipeError("RC002", key="train.optimizer_args", found=text, why=why)
+        if name not in taken and not is_open:
+            raise no_such("train.optimizer_args", name, [one for one in taken if one not in _SETTINGS])
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def _package(name: str, train: Train) -> Any:

@@ -61,7 +61,7 @@ _NEUTRAL: Final = re.compile(
     r"|no_safe_serialization|output_kohya_format|upcast_before_saving|cache_latents|pre_compute_text_embeddings|validation_epochs"
     r"|sample_batch_size|prior_generation_precision|validation_scheduler|image_interpolation_mode|debug_loss|(offload|foreach)_ema"
     r"|image_column|center_crop|skip_save_text_encoder|with_prior_preservation|(instance|class)_prompt|lr_.*|optimizer|use_8bit_adam"
-    r"|adam_weight_decay|scale_lr|weighting_scheme|logit_(mean|std)|lora_(layers|blocks)"
+    r"|adam_(weight_decay|beta[12]|epsilon)|scale_lr|weighting_scheme|logit_(mean|std)|lora_(layers|blocks)"
 )
 # What all of the scripts do where nothing is said; they draw a square from each image.
 _ALL: Final[Mapping[str, Any]] = {
@@ -77,7 +77,7 @@ _ALL: Final[Mapping[str, Any]] = {
 }
 _WARMUP: Final = 500
 # As they are here anyway.
-_USUAL: Final = {"caption_column": ("text",), "adam_epsilon": ("1e-8", "1e-08"), "adam_beta1": ("0.9",)}
+_USUAL: Final = {"caption_column": ("text",)}
 _OF_WORDS: Final = {"data.template": "object", "data.repeats": 100, "train.steps": 5000, "train.precision": "fp32"}
 
 
@@ -163,7 +163,11 @@ def _rate(given: Command, taking: Taking, silent: Mapping[str, Any], *, decay: f
     """Optimizer, schedule, warm-up, and what is multiplied by the number of images that a step sees."""
     values, settings = given.values, taking.settings
     kinds = {"adamw": "adamw8bit" if flag(values.get("use_8bit_adam")) else "adamw", "prodigy": "prodigy"}
-    taking.optimize("optimizer", values.get("optimizer", "adamw"), kinds, values.get("adam_weight_decay", decay))
+    betas = ",".join(str(values.get(f"adam_beta{i}", usual)) for i, usual in ((1, 0.9), (2, 0.999)))
+    arguments = {"betas": betas, **({"eps": values["adam_epsilon"]} if values.get("adam_epsilon") else {})}
+    taking.optimize(
+        "optimizer", values.get("optimizer", "adamw"), kinds, values.get("adam_weight_decay", decay), arguments
+    )
     taking.scale("train.batch_size", given.processes, silent)
     if flag(values.get("scale_lr")):
         for name in ("train.batch_size", "train.accumulate"):

@@ -37,6 +37,11 @@ _OPTIMIZERS: Final = {
     "adamw_8bit": "adamw8bit",
     "schedule_free_adamw": "schedule-free",
 }
+# What an optimizer has besides its rate and decay.
+_OWN: Final = (
+    *("beta1", "beta2", "beta3", "eps", "amsgrad"),
+    *("d0", "d_coef", "decouple", "growth_rate", "safeguard_warmup", "use_bias_correction"),
+)
 # By their names in files of older versions.
 _OLDER: Final = {
     "optimizer": "optimizer.optimizer",
@@ -238,19 +243,13 @@ def _rate(values: Tables, taking: Taking) -> None:
     settings = taking.settings
     name = str(values["optimizer.optimizer"])
     decay = values.get("optimizer.weight_decay", 0.01 if name.casefold().startswith("schedule_free") else None)
-    taking.optimize("optimizer", name, _OPTIMIZERS, decay)
-    # Of what an optimizer has besides, these are used otherwise here.
-    for key, usual in (
-        ("beta1", 0.9),
-        ("beta2", 0.99),
-        ("beta3", None),
-        ("d_coef", 1),
-        ("eps", 1e-8),
-        ("fused_back_pass", 0),
-    ):
-        value = values.get(f"optimizer.{key}")
-        taking.lose(f"optimizer.{key}", value if number(value) != usual and name != "ADAFACTOR" else None)
-    for key in ("relative_step", "scale_parameter", "warmup_init", "amsgrad", "cautious", "use_bias_correction"):
+    given = {key: value for key in _OWN if (value := values.get(f"optimizer.{key}")) not in (None, "", False)}
+    if given.keys() & {"beta1", "beta2"}:
+        given["betas"] = f"{given.pop('beta1', 0.9)},{given.pop('beta2', 0.999)}"
+    # Adafactor's own are not taken over: tsuika's finds no rate by itself.
+    arguments = {} if name == "ADAFACTOR" else {key: str(value) for key, value in given.items()}
+    taking.optimize("optimizer", name, _OPTIMIZERS, decay, arguments)
+    for key in ("relative_step", "scale_parameter", "warmup_init", "cautious", "fused_back_pass"):
         taking.lose(f"optimizer.{key}", values.get(f"optimizer.{key}"))
     schedule = str(values["learning_rate_scheduler"])
     # With soft restarts the rate comes up again.

@@ -388,18 +388,17 @@ def _convolutions(values: Tables, words: Mapping[str, str], taking: Taking, *, h
 def _rate(values: Tables, taking: Taking, usual: dict[str, Any]) -> None:
     """Optimizer, schedule, warm-up, and how many steps; epochs only images can tell."""
     arguments = dict(pairs(values.get("optimizer_args")))
+    decay = arguments.pop("weight_decay", None)
     name = next((name for name in ("optimizer_type", "optimizer") if values.get(name)), "")
     kind = values.get(name) or ("AdamW8bit" if flag(values.get("use_8bit_adam")) else "AdamW")
-    if name or usual:
-        taking.optimize(name, kind, _OPTIMIZERS, arguments.pop("weight_decay", None))
-    elif (decay := number(arguments.pop("weight_decay", None))) is not None:
-        taking.settings["train.weight_decay"] = decay
     if str(kind).casefold() == "adafactor":
         # sd-scripts' defaults; tsuika has none of the three.
         arguments = {"relative_step": "True", "scale_parameter": "True", **arguments}
         arguments = {key: value for key, value in arguments.items() if value != "False"}
-    for key, value in arguments.items():
-        taking.lose(f"optimizer_args: {key}", value)
+    if name or usual or arguments:
+        taking.optimize(name, kind, _OPTIMIZERS, decay, arguments, **({} if usual else {"betas": ""}))
+    elif number(decay) is not None:
+        taking.settings["train.weight_decay"] = number(decay)
     if schedule := values.get("lr_scheduler"):
         cycles, power = (values.get(f"lr_scheduler_{key}") or 1 for key in ("num_cycles", "power"))
         taking.schedule("lr_scheduler", schedule, cycles=cycles, power=power)

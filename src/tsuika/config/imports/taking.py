@@ -19,6 +19,15 @@ _LONGEST: Final = 120  # letters of a value that has no counterpart
 _UNSAID: Final = frozenset({"", "0", "0.0", "0,0", "None", "False", "[]", "{}"})  # values that ask for nothing
 # Of the optimizers that other programs have too, as torch and bitsandbytes have it.
 _DECAYS: Final = {"adamw": 0.01, "adamw8bit": 0.01}
+# What else such an optimizer is given in other programs, as PyTorch and the optimizers' packages call it.
+_ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
+    "adamw": frozenset({"betas", "eps", "amsgrad"}),
+    "adamw8bit": frozenset({"betas", "eps"}),
+    "prodigy": frozenset(
+        {"betas", "beta3", "eps", "d0", "d_coef", "decouple", "growth_rate", "safeguard_warmup", "use_bias_correction"}
+    ),
+    "schedule-free": frozenset({"betas", "eps", "r", "weight_lr_power"}),
+}
 
 
 @dataclass(frozen=True)
@@ -133,17 +142,36 @@ class Taking:
             elif name in rules or not neutral.fullmatch(name):
                 self.lose(name, value)
 
-    def optimize(self, name: str, value: Any, optimizers: Mapping[str, str], decay: Any = None) -> None:
-        """The optimizer and its weight decay, where None is what the optimizer has by itself."""
+    def optimize(
+        self,
+        name: str,
+        value: Any,
+        optimizers: Mapping[str, str],
+        decay: Any = None,
+        arguments: Mapping[str, str] | None = None,
+        *,
+        betas: str = "0.9,0.999",
+    ) -> None:
+        """The optimizer, its weight decay, where None is what the optimizer has by itself, and its further arguments.
+        `betas` hold where those are silent: what every program has but tsuika, whose own an empty text stands for."""
         found, own = one_of(optimizers)(value), number(decay)
         if found is None:
             self.lose(name, value)
             self.lose("weight_decay", decay)
-            return
-        self.settings |= {
-            "train.optimizer": found,
-            "train.weight_decay": _DECAYS.get(found, 0.0) if own is None else own,
-        }
+        else:
+            self.settings |= {
+                "train.optimizer": found,
+                "train.weight_decay": _DECAYS.get(found, 0.0) if own is None else own,
+            }
+        known = _ARGUMENTS.get(found or "", frozenset())
+        taken = {"betas": betas} if betas and "betas" in known else {}
+        for key, text in (arguments or {}).items():
+            if key in known:
+                taken[key] = text.replace(" ", "").strip("()[]")
+            else:
+                self.lose(f"optimizer_args: {key}", text)
+        if taken:
+            self.settings["train.optimizer_args"] = [f"{key}={text}" for key, text in taken.items()]
 
     def schedule(self, name: str, value: Any, *, cycles: Any = 1, power: Any = 1) -> None:
         """The learning-rate schedule, by the names of transformers and diffusers. One restart is none, and a polynomial
