@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tsuika.core.errors import ImageError, RecipeError
+from tsuika.core.errors import ImageError, RecipeError, TsuikaError
 from tsuika.core.events import Phase, drained
 from tsuika.core.sections import Data
 from tsuika.data import check as checks
@@ -307,6 +307,23 @@ def test_a_copy_keeps_the_repeats_and_words_of_a_folders_name(out: str, inside: 
     assert {sample.name: (sample.repeats, sample.caption) for sample in copy.samples} == {
         f"{inside}{number}.png": (10, "sks dog") for number in range(2)
     }
+
+
+def test_a_copy_that_is_cut_short_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a set would look like a whole one. A kill leaves the temporary folder at most, under another name."""
+    folder = write(tmp_path / "in", [textured(seed) for seed in range(4)])
+    report, copied = look(folder), list[str]()
+
+    def copyfile(source: Path, target: Path) -> None:
+        copied.append(source.name)
+        if len(copied) > 2:
+            raise OSError(28, "no space")
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("shutil.copyfile", copyfile)
+    with pytest.raises(TsuikaError):
+        clean(report, tmp_path / "out")
+    assert len(copied) > 2 and [one.name for one in tmp_path.iterdir()] == ["in"]
 
 
 def test_where_a_copy_may_not_go(tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ def caption(
     yield from found_after
     if walked.out:
         yield Phase("write")
-        _write_captions(made, walked)
+        with files.whole(walked.out) as copy:
+            _write_captions(made, walked, copy / walked.inside)
     return Captioned(
         folder=walked.folder,
         model=model,
@@ -295,7 +296,9 @@ def mask(
     yield from notes
     if walked.out:
         yield Phase("write")
-        written = _write_masks(new, {one.path for name in new for one in beside.of(name)}, walked)
+        with files.whole(walked.out) as copy:
+            replaced = {one.path for name in new for one in beside.of(name)}
+            written = _write_masks(new, replaced, walked, copy / walked.inside)
         made = tuple(replace(one, mask=written.get(one.name, "")) for one in made)
     return Masked(
         folder=walked.folder,
@@ -365,16 +368,16 @@ class _Walk:
         return tuple(made), left_out
 
     @property
-    def inside(self) -> Path:
-        """The folder of the copy that stands for that of the images."""
+    def inside(self) -> str:
+        """The subfolder of the copy that stands for the folder of the images."""
         assert self.out
-        return self.out / check_fix.inside_folder(self.folder.resolve().name, self.out.resolve().name)
+        return check_fix.inside_folder(self.folder.resolve().name, self.out.resolve().name)
 
 
-def _write_captions(made: Sequence[CaptionedImage], walked: _Walk) -> None:
+def _write_captions(made: Sequence[CaptionedImage], walked: _Walk, inside: Path) -> None:
     """Images and masks as links, captions as `.txt`, in the same subfolders; regularization images as they are."""
     paths = {one.name: one.path for one in walked.known.subject}
-    beside, taken, inside = Masks(walked.known.aside), set[str](), walked.inside
+    beside, taken = Masks(walked.known.aside), set[str]()
     for one in made:
         target = inside / check_fix.target_name(one.name, False, taken)
         _link(target, paths[one.name])
@@ -390,20 +393,19 @@ def _write_captions(made: Sequence[CaptionedImage], walked: _Walk) -> None:
                 _link(target.with_suffix(".txt"), text)
 
 
-def _write_masks(new: Mapping[str, Image.Image], replaced: set[Path], walked: _Walk) -> dict[str, str]:
+def _write_masks(new: Mapping[str, Image.Image], replaced: set[Path], walked: _Walk, inside: Path) -> dict[str, str]:
     """Images and texts as links, in the same subfolders, and the new masks; returns these by image, relative to `out`."""
-    assert walked.out
     written = {}
     for one in (*walked.listing.images, *walked.listing.texts):
         if one.path not in replaced:
-            _link(walked.inside / one.name, one.path)
+            _link(inside / one.name, one.path)
     for name, image in new.items():
         path = PurePosixPath(name)
         shares = sum(PurePosixPath(other).with_suffix("") == path.with_suffix("") for other in new) > 1
-        mask = walked.inside / path.with_name(f"{path.name if shares else path.stem}-mask.png")
-        with files.whole(mask) as temporary:
-            image.save(temporary, format="PNG")
-        written[name] = mask.relative_to(walked.out).as_posix()
+        mask = path.with_name(f"{path.name if shares else path.stem}-mask.png").as_posix()
+        files.make_folder((inside / mask).parent)
+        image.save(inside / mask, format="PNG")
+        written[name] = walked.inside + mask
     return written
 
 

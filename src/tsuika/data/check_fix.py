@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tsuika.core import files
 from tsuika.core.errors import RecipeError
-from tsuika.core.files import whole, write_text
+from tsuika.core.files import make_folder, whole, write_text
 from tsuika.core.texts import _
 from tsuika.data import caption_files
 from tsuika.data.caption_files import Sources
@@ -89,39 +89,47 @@ def clean(report: Report, out: Path) -> Cleaned:
         return Cleaned(out, 0, left_out, (), (), ())
     without = {left.name for left in left_out}
     kept = [image for image in report.usable if image.name not in without]
+    # A copy that was cut short would look like a whole one.
+    with whole(out) as copy:
+        inside = inside_folder(report.folder.resolve().name, out.resolve().name)
+        mended, recoded = _copied(report, kept, copy / inside)
+        write_text(copy / LIST, text)
+    open_findings = [one for one in report.findings if one.level == "look" and one.code not in MENDED]
+    still = {name for finding in open_findings for name in finding.pictures}
+    to_look_at = tuple(name for name in report.to_look_at if name in still - without)
+    mended = tuple(replace(one, written=inside + one.written) for one in mended)
+    return Cleaned(out, len(kept), left_out, mended, recoded, to_look_at)
+
+
+def _copied(report: Report, kept: Sequence[CheckedImage], inside: Path) -> tuple[tuple[Mended, ...], tuple[str, ...]]:
+    """Put the images, and all that lies beside them, into a folder; what was saved anew of them, and of captions."""
     listing = walk(report.folder)
     known = tell_apart(listing, report.folder)
     sources, masks = caption_files.find(known.subject, listing), Masks(known.aside)
-    inside = inside_folder(report.folder.resolve().name, out.resolve().name)
     taken: set[str] = set()
     mended, recoded = [], []
     for image in kept:
         changes = ("turned",) * is_turned(image.path) + ("cropped",) * any(image.bars)
-        name = inside + target_name(image.name, bool(changes), taken)
-        target = out / name
-        with whole(target) as temporary:
-            if changes:
-                _cropped(image.path, image.bars).save(temporary, format="PNG")
-            else:
-                shutil.copyfile(image.path, temporary)
+        name = target_name(image.name, bool(changes), taken)
+        target = inside / name
+        make_folder(target.parent)
         if changes:
+            _cropped(image.path, image.bars).save(target, format="PNG")
             mended.append(Mended(image.name, name, changes))
+        else:
+            shutil.copyfile(image.path, target)
         if _write_caption(image.name, sources, target):
             recoded.append(image.name)
         for mask in masks.of(image.name):
-            _copy_mask(mask.path, image, bool(changes), out / inside / mask.name)
+            _copy_mask(mask.path, image, bool(changes), inside / mask.name)
     beside: dict[Path, list[Path]] = {}
     regularization = [left for left in known.aside if left.reason == "regularization"]
     for path in (*(text.path for text in listing.texts), *(left.path for left in regularization)):
         beside.setdefault(path.with_suffix(""), []).append(path)
     for one in regularization:
         for path in beside[one.path.with_suffix("")]:
-            _copy(path, (out / inside / one.name).with_name(path.name))
-    write_text(out / LIST, text)
-    open_findings = [one for one in report.findings if one.level == "look" and one.code not in MENDED]
-    still = {name for finding in open_findings for name in finding.pictures}
-    to_look_at = tuple(name for name in report.to_look_at if name in still - without)
-    return Cleaned(out, len(kept), left_out, tuple(mended), tuple(recoded), to_look_at)
+            _copy(path, (inside / one.name).with_name(path.name))
+    return tuple(mended), tuple(recoded)
 
 
 def _left_out(report: Report) -> Iterator[LeftOutImage]:
@@ -171,8 +179,8 @@ def _write_caption(name: str, sources: Sources, target: Path) -> bool:
 
 def _copy(path: Path, target: Path) -> None:
     if not target.exists():
-        with whole(target) as temporary:
-            shutil.copyfile(path, temporary)
+        make_folder(target.parent)
+        shutil.copyfile(path, target)
 
 
 def _copy_mask(path: Path, image: CheckedImage, is_changed: bool, target: Path) -> None:
@@ -180,5 +188,5 @@ def _copy_mask(path: Path, image: CheckedImage, is_changed: bool, target: Path) 
     if not is_changed or open_image(path).size != (image.width, image.height):
         _copy(path, target)
         return
-    with whole(target.with_suffix(".png")) as temporary:
-        _cropped(path, image.bars).save(temporary, format="PNG")
+    make_folder(target.parent)
+    _cropped(path, image.bars).save(target.with_suffix(".png"), format="PNG")
