@@ -105,7 +105,7 @@ def test_a_device_does_one_at_a_time_in_an_order_that_can_be_changed(home: Home,
     assert jobs.before(second).id == first.id  # type: ignore[union-attr]
     other = jobs.add("check", ["waits"], lane=LIGHT)
     assert jobs.get(other.id).state == "running"  # type: ignore[union-attr]
-    jobs.move(third, second)
+    jobs.move(third, "up")
     jobs.stop(fourth)
     assert jobs.get(fourth.id).state == "cancelled"  # type: ignore[union-attr]
     begun(jobs, first)
@@ -115,6 +115,40 @@ def test_a_device_does_one_at_a_time_in_an_order_that_can_be_changed(home: Home,
     for one in (third, second, other):
         let_go(jobs, one)
         until(jobs, one, "done")
+
+
+def test_a_queue_in_another_order_is_the_same_after_a_restart(home: Home, program: tuple[str, ...]) -> None:
+    jobs = Jobs(home, program)
+    first, *rest = (jobs.add("train", ["waits"], lane="cpu") for _ in range(5))
+    names = {job.id: name for job, name in zip(rest, "abcd")}
+
+    def order(of: Jobs = jobs) -> str:
+        return "".join(names[job.id] for job in of.waiting("cpu"))
+
+    a, _b, c, d = rest
+    for job, to, then in (
+        (d, "up", "abdc"),
+        (a, "down", "badc"),
+        (c, "first", "cbad"),
+        (c, "up", "cbad"),
+        (d, "down", "cbad"),
+    ):
+        jobs.move(job, to)  # type: ignore[arg-type]
+        assert order() == then
+    # What runs, or waits elsewhere, is in no queue of these.
+    other = [jobs.add("check", ["waits"], lane=LIGHT) for _ in range(3)]
+    for job in (first, other[2]):
+        jobs.move(job, "first")
+    assert order() == "cbad"
+    # However often, no two come to the same place.
+    for _ in range(60):
+        jobs.move(a, "up")
+        jobs.move(a, "down")
+    assert order() == "cbad"
+    assert order(Jobs(Home.open(home.root), program)) == "cbad"
+    for job in (*rest, first, *other):
+        jobs.stop(job)
+        until(jobs, job, "cancelled", "stopped", "died")
 
 
 def test_a_job_outlives_the_studio(home: Home, program: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from tsuika.api.image_set import ImageSet
 from tsuika.core.errors import ImageError
 from tsuika.generation.png_info import GenerationInfo, write_png
 from tsuika.studio import uploads
+from tsuika.studio.home import Database
 from tsuika.studio.picker import Picker
 from tsuika.studio.thumbnails import Thumbnails
 
@@ -131,11 +133,65 @@ def test_folders_are_those_below_the_roots(tmp_path: Path) -> None:
 def test_two_images_of_one_content_are_made_small_at_once(tmp_path: Path) -> None:
     Image.effect_noise((900, 900), 60).convert("RGB").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
-    small = Thumbnails(tmp_path / "small")
+    small = Thumbnails(tmp_path / "small", Database(tmp_path / "db"))
     for side in (256, 512, 1600):
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(lambda name, side=side: small.of(tmp_path / name, side), ("a.png", "b.png"))
         assert first == second and first.is_file()
+
+
+def test_small_images_are_made_ahead_and_no_file_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path / "home") as here:
+        key = here.ask("POST", "/api/projects", {"name": "many"})[1]["id"]
+        made = tmp_path / "home/thumbnails"
+
+        def wait_for(count: int) -> None:
+            end = time.monotonic() + 20
+            while len([*made.rglob("*-256.webp")]) < count:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+        colours = ("red", "green", "blue")
+        for colour in colours:
+            assert here.ask("POST", f"/api/uploads/{key}", png(colour), x_file_name=f"{colour}.png")[0] == 200
+        # Nobody has asked for any of them.
+        wait_for(3)
+        # Files that came in another way, one of them no image, are made when the list is read.
+        folder = here.studio.home.project(key).folder / "images"  # type: ignore[union-attr]
+        (folder / "black.png").write_bytes(png("black"))
+        (folder / "broken.png").write_bytes(b"x")
+        (folder / "white.png").write_bytes(png("white"))
+        rows = {one["name"]: one for one in here.ask("GET", f"/api/projects/{key}/images")[1]["images"]}
+        wait_for(5)
+    # A studio that is started anew knows them all without reading one of the files.
+    monkeypatch.setattr("tsuika.studio.thumbnails.sha256", lambda _path: pytest.fail("it was read"))
+    with running(tmp_path / "home") as here:
+        for name in ("red.png", "black.png"):
+            assert here.ask("GET", f"/api/projects/{key}/images/{rows[name]['id']}?side=256")[0] == 200
+        (folder / "red.png").rename(folder / "moved.png")
+        now = {one["name"]: one for one in here.ask("GET", f"/api/projects/{key}/images")[1]["images"]}
+        assert here.ask("GET", f"/api/projects/{key}/images/{now['moved.png']['id']}?side=256")[0] == 200
+        assert here.ask("GET", f"/api/projects/{key}/images/{rows['red.png']['id']}?side=256")[0] == 404
+
+
+def test_an_image_that_has_changed_is_at_another_address(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as here:
+        key = here.ask("POST", "/api/projects", {"name": "x"})[1]["id"]
+        assert here.ask("POST", f"/api/uploads/{key}", png(), x_file_name="a.png")[0] == 200
+        images = here.studio.home.project(key).images  # type: ignore[union-attr]
+
+        def version() -> str:
+            return str(here.ask("GET", f"/api/projects/{key}/images")[1]["images"][0]["version"])
+
+        found = [version()]
+        assert version() == found[0]
+        images.crop({"a.png": (0, 1, 0, 1)})
+        found.append(version())
+        for colour in ("white", "black"):
+            (tmp_path / f"{colour}.png").write_bytes(png(colour))
+            images.write_masks({"a.png": tmp_path / f"{colour}.png"})
+            found.append(version())
+        assert len({*found}) == 4
 
 
 def test_a_dropped_image_says_how_it_was_made_and_is_not_kept(tmp_path: Path) -> None:

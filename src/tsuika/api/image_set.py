@@ -81,6 +81,10 @@ class ImageSet:
         """The image, or mask, of a key; None: there is none."""
         return next((path for name, path, _place in self._places() if _key(name) == key), None)
 
+    def mask_path(self, image: SetImage) -> Path:
+        """Where the mask of an image is that has one."""
+        return self.root / (LEFT_OUT if image.left_out else IMAGES) / image.mask
+
     def _masks(self) -> dict[str, list[LeftOut]]:
         """The masks of each image that has one, found as training finds them."""
         found: dict[str, list[LeftOut]] = {}

@@ -51,13 +51,14 @@ class RunShort(TypedDict):
 
 
 class ProjectShort(TypedDict):
-    """A project in a list; `runs` has the latest one."""
+    """A project in a list; `cover` is an image, `runs` has the latest one."""
 
     id: str
     name: str
     touched: float
     images: int
     cover: str
+    version: str
     runs: list[RunShort]
 
 
@@ -80,10 +81,11 @@ class ProjectView(TypedDict):
 
 
 class ImageRow(TypedDict):
-    """An image; `mask` is the id of its mask."""
+    """An image; `mask` is the id of its mask, `version` another one after each change of both."""
 
     id: str
     name: str
+    version: str
     left_out: bool
     caption: str
     mask: str

@@ -30,6 +30,7 @@ create table if not exists jobs (
     created real not null, started real, ended real, pid integer, pid_started real, status integer, error text
 );
 create table if not exists settings (key text primary key, value text not null);
+create table if not exists contents (file text primary key, sha256 text not null);
 """
 
 

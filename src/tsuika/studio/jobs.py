@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import psutil
 
@@ -150,8 +150,7 @@ class Jobs:
 
     def _start_in(self, lane: str) -> None:
         busy = len(self.all("where state = 'running' and lane = ?", lane))
-        waiting = sorted(self.all("where state = 'waiting' and lane = ?", lane), key=lambda job: job.place)
-        for job in waiting[: max(0, AT_ONCE.get(lane, 1) - busy)]:
+        for job in self.waiting(lane)[: max(0, AT_ONCE.get(lane, 1) - busy)]:
             self._start(job)
 
     def _start(self, job: Job) -> None:
@@ -220,16 +219,27 @@ class Jobs:
         text = json.dumps(error, ensure_ascii=False) if error else None
         self._db.update("jobs", job.id, state=state, status=status, ended=time.time(), error=text)
 
-    def move(self, job: Job, before: Job | None) -> None:
-        """Put a waiting job before another, or at the end of its queue."""
-        others = sorted(self.all("where state = 'waiting' and lane = ?", job.lane), key=lambda one: one.place)
-        places = [one.place for one in others if one.id != job.id]
-        if before is None or before.place not in places:
-            place = max(places, default=0.0) + 1
-        else:
-            at = places.index(before.place)
-            place = (places[at] + (places[at - 1] if at else places[at] - 2)) / 2
-        self._db.update("jobs", job.id, place=place)
+    def waiting(self, lane: str) -> list[Job]:
+        """What waits in a queue, in its order."""
+        found = self.all("where state = 'waiting' and lane = ?", lane)
+        return sorted(found, key=lambda job: job.place)
+
+    def move(self, job: Job, to: Literal["first", "up", "down"]) -> None:
+        """Put a waiting job in front of its queue, or change it with the one before or behind it."""
+        with self._lock:
+            queue = self.waiting(job.lane)
+            at = next((number for number, one in enumerate(queue) if one.id == job.id), None)
+            if at is None:
+                return
+            if to == "first":
+                self._db.update("jobs", job.id, place=queue[0].place - 1)
+                return
+            other = at - 1 if to == "up" else at + 1
+            if 0 <= other < len(queue):
+                # In one statement, so that nothing comes between.
+                one, two = queue[at], queue[other]
+                change = "update jobs set place = case id when ? then ? else ? end where id in (?, ?)"
+                self._db.rows(change, one.id, two.place, one.place, one.id, two.id)
 
     def stop(self, job: Job) -> None:
         """Take a waiting job out of its queue; ask a running one to save and stop, as Ctrl+C does."""

@@ -149,8 +149,10 @@ class Live:
                 self._listeners.discard(listener)
 
     def latest(self) -> list[dict[str, Any]]:
-        """The latest jobs, the newest last."""
-        return [self.view(job) for job in self._jobs.all()[-LATEST:]]
+        """The latest jobs, the newest last, and before them those that wait or run for longer."""
+        every = self._jobs.all()
+        older = [job for job in every[:-LATEST] if job.ended is None]
+        return [self.view(job) for job in (*older, *every[-LATEST:])]
 
     def progress(self, job: Job) -> LiveProgress:
         """What a job has told so far."""

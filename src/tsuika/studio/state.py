@@ -40,6 +40,8 @@ class Studio:
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     # One change of a project at a time.
     changing: Lock = field(default_factory=Lock)
+    # Where the images of a project were when its list was read last, by their ids.
+    places: dict[str, dict[str, Path]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -58,7 +60,7 @@ class Studio:
             access,
             jobs,
             Live(home, jobs),
-            Thumbnails(home.root / "thumbnails"),
+            Thumbnails(home.root / "thumbnails", home.db),
             Picker(roots, access.secret, home.root),
             commands,
             labels,

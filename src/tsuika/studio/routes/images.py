@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
+from tsuika.api.image_set import ImageSet, SetImage
 from tsuika.core.errors import TsuikaError
 from tsuika.pages import in_languages
 from tsuika.studio import answers, experiments, planning, uploads
@@ -66,22 +68,42 @@ class Bulk(BaseModel):
 @router.get("/projects/{project}/images", response_model=answers.ImagesView)
 def images(project: InProject, studio: Here) -> dict[str, Any]:
     """All images, what the last check found, and what can be undone."""
-    found = project.images
-    last = found.last_change()
+    every = project.images.images()
+    last = project.images.last_change()
+    studio.places[project.id] = {one.key: one.path for one in every}
+    studio.thumbnails.ahead(one.path for one in every)
     return {
         "images": [
-            {"id": one.key, "name": one.name, "left_out": one.left_out, "caption": one.caption, "mask": one.mask_key}
-            for one in found.images()
+            {
+                "id": one.key,
+                "name": one.name,
+                "version": version(project.images, one),
+                "left_out": one.left_out,
+                "caption": one.caption,
+                "mask": one.mask_key,
+            }
+            for one in every
         ],
         "check": planning.last_check(studio, project),
         "undo": in_languages(last) if last else None,
     }
 
 
+def version(images: ImageSet, one: SetImage) -> str:
+    """Another one after each change of an image's file or mask: a browser keeps what was at the same address."""
+    found = []
+    for path in (one.path, *([images.mask_path(one)] if one.mask else [])):
+        with suppress(OSError):
+            found.append(f"{path.stat().st_mtime_ns:x}")
+    return "-".join(found)
+
+
 @router.get("/projects/{project}/images/{image}")
 def image(project: InProject, image: str, studio: Here, side: int = SIDES[0]) -> FileResponse:
     """An image, made small."""
-    return thumbnail(studio, project.images.path(image), side)
+    # Looking through a folder takes long where it holds thousands.
+    path = studio.places.get(project.id, {}).get(image)
+    return thumbnail(studio, path if path and path.is_file() else project.images.path(image), side)
 
 
 def thumbnail(studio: Studio, path: Path | None, side: int) -> FileResponse:
@@ -113,7 +135,9 @@ async def upload(
 
         def take() -> list[str]:
             with studio.changing:
-                return uploads.take(project.images, file, uploads.name_in(x_file_name))
+                taken = uploads.take(project.images, file, uploads.name_in(x_file_name))
+            studio.thumbnails.ahead(project.images.folder / name for name in taken)
+            return taken
 
         return {"images": await run_in_threadpool(take)}
     finally:
@@ -133,6 +157,7 @@ def import_(project: InProject, given: ImageFolder, studio: Here) -> dict[str, A
                 for done, total in project.images.add_folder(folder):
                     if done % 20 == 0 or done == total:
                         studio.live.tell({"import": {"project": project.id, "done": done, "total": total}})
+            studio.thumbnails.ahead(one.path for one in project.images.images())
         except OSError as error:
             studio.live.tell({"import": {"project": project.id, "error": str(error)}})
         studio.live.tell({"import": {"project": project.id, "over": True}})

@@ -28,7 +28,7 @@ class Plan(BaseModel):
 class Want(BaseModel):
     """What a job should do."""
 
-    action: Literal["stop", "kill", "first", "again"]
+    action: Literal["stop", "kill", "first", "up", "down", "again"]
 
 
 @router.get("/settings", response_model=answers.SettingsForm)
@@ -111,14 +111,11 @@ def log(job: OfJob, studio: Here) -> PlainTextResponse:
 
 @router.post("/jobs/{job}", response_model=answers.Job)
 def want(job: OfJob, given: Want, studio: Here) -> dict[str, Any]:
-    """Stop a job, end it at once, let it be the next of its queue, or do one that is over once more."""
+    """Stop a job, end it at once, move it in its queue, or do one that is over once more."""
     if given.action == "again":
         return {"job": studio.live.view(experiments.again(studio, job) if job.ended else job)}
-    if given.action == "first":
-        waiting = studio.jobs.all("where state = 'waiting' and lane = ?", job.lane)
-        first = min(waiting, key=lambda one: one.place, default=None)
-        if first is not None and first.id != job.id:
-            studio.jobs.move(job, first)
+    if given.action in ("first", "up", "down"):
+        studio.jobs.move(job, given.action)
     elif given.action == "stop":
         studio.jobs.stop(job)
     else:

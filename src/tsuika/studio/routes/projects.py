@@ -11,6 +11,7 @@ from tsuika.api.status import state_of
 from tsuika.core.rundir import RunDir
 from tsuika.studio import answers, planning
 from tsuika.studio.home import Project
+from tsuika.studio.routes.images import version
 from tsuika.studio.state import Here, InProject, Studio
 
 router = APIRouter(prefix="/api")
@@ -48,6 +49,7 @@ def _short(studio: Studio, project: Project) -> dict[str, Any]:
         "touched": project.touched,
         "images": sum(not one.left_out for one in images),
         "cover": first.key if first else "",
+        "version": version(project.images, first) if first else "",
         "runs": [_run(studio, run) for run in project.runs[:1]],
     }
 

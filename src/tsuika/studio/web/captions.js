@@ -1,7 +1,7 @@
 // Captions: of one image beside it, and of all at once with a look at what would change.
 // @ts-check
 
-import { _, _n, begin, html, isOpen, jobOf, later, number, resultOf, said, send, tried } from "./core.js";
+import { _, _n, begin, html, imageOf, isOpen, jobOf, later, number, resultOf, said, send, tried } from "./core.js";
 import { Masked } from "./masks.js";
 import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
@@ -37,8 +37,8 @@ export function Editor({ project, image, onClose, onUnmask, onEdit, onCaption, o
       <span class="row"><button class="icon-only" aria-label=${_("Previous image")} onClick=${() => onMove(-1)}>‹</button>
       <button class="icon-only" aria-label=${_("Next image")} onClick=${() => onMove(1)}>›</button>
       <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></span></div>
-    ${image.mask ? html`<${Masked} name=${image.name} image=${`/api/projects/${project.id}/images/${image.id}`} mask=${`/api/projects/${project.id}/images/${image.mask}`} side=${512} />`
-      : html`<img class="large" alt=${image.caption || image.name} src=${`/api/projects/${project.id}/images/${image.id}?side=512`} />`}
+    ${image.mask ? html`<${Masked} name=${image.name} image=${imageOf(project.id, image, 512)} mask=${imageOf(project.id, image, 512, image.mask)} />`
+      : html`<img class="large" alt=${image.caption || image.name} src=${imageOf(project.id, image, 512)} />`}
     ${about?.usable && html`<p class="soft small num">${about.width} × ${about.height} px</p>`}
     ${image.findings.map((/** @type {any} */ one) => html`<p key=${one.code} class="small"><span class="chip ${one.level}">${said(one.what)}</span> ${said(one.why)} <span class="soft">${said(one.todo)}</span></p>`)}
     <label for="caption">${_("Caption")}</label>

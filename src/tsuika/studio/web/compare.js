@@ -1,7 +1,7 @@
 // Compare: before and after, the files by strength, what was measured; one of them is taken into use.
 // @ts-check
 
-import { _, _n, begin, get, html, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
+import { _, _n, begin, get, html, imageOf, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 import { Folds } from "./folds.js";
 import { Vaes } from "./vaes.js";
@@ -172,7 +172,7 @@ function Copies({ project, run, found }) {
   if (!rows.length) return null;
   return html`<section><h2>${_("Nearest to a training image")}</h2><div class="previews">${rows.map(
     (/** @type {any} */ one) => html`<figure key=${one.prompt + one.seed}><div class="pictures"><img alt=${one.prompt} src=${`/api/runs/${run.id}/previews/${one.drawn}?side=512`} />
-      <img alt=${one.picture} src=${`/api/projects/${project.id}/images/${one.trained.id}?side=512`} /></div>
+      <img alt=${one.picture} src=${imageOf(project.id, one.trained, 512)} /></div>
       <figcaption class="small soft">${one.copies ? html`<span class="chip look">${_("a copy")}</span> ` : ""}${one.prompt} · <code>${one.picture}</code></figcaption></figure>`,
   )}</div></section>`;
 }

@@ -141,6 +141,9 @@ export async function sendFile(path, name, file) {
   return (await ask(`/api${path}`, { method: "POST", headers, body: file })).json();
 }
 
+/** An image of a project, or what `id` names beside it, made small. @param {string} project @param {{id: string, version: string}} image @param {number} side @param {string} [id] */
+export const imageOf = (project, image, side, id) => `/api/projects/${project}/images/${id ?? image.id}?side=${side}&v=${image.version}`;
+
 // --- the address: `#/projects/ID/images?show=left-out` ---
 
 const read = () => {

@@ -1,9 +1,11 @@
 // Home: what is running, the projects, the machine. An empty home is the place to drop images on.
 // @ts-check
 
-import { _, _n, begin, duration, get, go, html, isOpen, jobs, link, said, send, tried } from "./core.js";
+import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, tried } from "./core.js";
 import { DropZone } from "./drop.js";
-import { Asked, Bar, Icon, Left, kindName, stateName, useEffect, useState, waitingFor } from "./ui.js";
+import { Asked, Bar, Icon, Left, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+
+/** @typedef {import("./core.js").Job} Job */
 
 export function Home() {
   const [home, setHome] = useState(/** @type {import("./core.js").Schemas["HomeView"] | null} */ (null));
@@ -34,21 +36,47 @@ export function Home() {
 
 const demo = () => tried(async () => go("runs", (await begin("/commands", { command: ["demo"], values: {}, about: {} })).run));
 
-/** @param {{open: import("./core.js").Job[], projects: import("./core.js").Schemas["ProjectShort"][]}} props */
+/** What runs, then what waits, in its order. @param {{open: Job[], projects: import("./core.js").Schemas["ProjectShort"][]}} props */
 export function Queue({ open, projects }) {
+  const list = useRef(/** @type {HTMLUListElement | null} */ (null));
+  // The button that was pressed: a row that moves would lose the focus.
+  const pressed = useRef("");
+  const [told, setTold] = useState("");
   const name = (/** @type {string} */ id) => projects.find(one => one.id === id)?.name ?? "";
-  const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.place - b.place);
-  return html`<ul class="rows">${sorted.map(job => html`<li key=${job.id} class="job">
-    <div class="grow"><div class="row between"><a href=${jobLink(job)}>${kindName(job.kind)}${name(job.project) && html` · ${name(job.project)}`}</a>
+  const title = (/** @type {Job} */ job) => [kindName(job.kind), name(job.project)].filter(Boolean).join(" · ");
+  const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.lane.localeCompare(b.lane) || a.place - b.place);
+  const queue = (/** @type {Job} */ job) => sorted.filter(one => one.state === "waiting" && one.lane === job.lane);
+  const order = sorted.map(one => one.id).join();
+  useEffect(() => {
+    const [id, way] = pressed.current.split(" ");
+    const job = sorted.find(one => one.id === id);
+    if (!job) return;
+    const buttons = [...(list.current?.querySelectorAll(`[data-job="${id}"] button:enabled`) ?? [])];
+    const next = /** @type {HTMLElement | undefined} */ (buttons.find(one => one.getAttribute("data-way") === way) ?? buttons[0]);
+    next?.focus();
+    const mine = queue(job);
+    setTold(_("{job}: {place} of {count} in the queue", { job: title(job), place: mine.indexOf(job) + 1, count: mine.length }));
+  }, [order]);
+  const move = (/** @type {Job} */ job, /** @type {"first" | "up" | "down"} */ action) => tried(() => ((pressed.current = `${job.id} ${action}`), send("POST", `/jobs/${job.id}`, { action })));
+  const ways = (/** @type {Job} */ job) => {
+    const mine = queue(job);
+    const at = mine.indexOf(job);
+    const way = (/** @type {"up" | "down"} */ action, /** @type {"raise" | "lower"} */ icon, /** @type {string} */ label, /** @type {boolean} */ off) => html`<button class="icon-only" data-way=${action}
+      aria-label=${`${label}: ${title(job)}`} title=${label} disabled=${off} onClick=${() => move(job, action)}><${Icon} name=${icon} /></button>`;
+    return html`<span class="row ways">${way("up", "raise", _("Earlier"), at === 0)}${way("down", "lower", _("Later"), at === mine.length - 1)}
+      <button class="quiet" data-way="first" disabled=${at === 0} onClick=${() => move(job, "first")}>${_("Run next")}</button></span>`;
+  };
+  return html`<ul class="rows" ref=${list}>${sorted.map(job => html`<li key=${job.id} class="job" data-job=${job.id}>
+    <div class="grow"><div class="row between"><a href=${jobLink(job)}>${title(job)}</a>
       <span class="soft small">${job.state === "waiting" ? waitingFor(job) : html`${said(job.phase)} <${Left} seconds=${job.seconds_left} />`}</span></div>
       <${Bar} done=${job.done ?? 0} total=${job.state === "waiting" ? 0 : job.total ?? 0} /></div>
-    ${job.state === "waiting" && html`<button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "first" }))}>${_("Run next")}</button>`}
+    ${job.state === "waiting" && queue(job).length > 1 && ways(job)}
     <${Asked} label=${job.state === "waiting" ? _("Cancel") : _("Stop")} question=${_("Really?")}
       onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />
-  </li>`)}</ul>`;
+  </li>`)}</ul><p class="unseen" role="status">${told}</p>`;
 }
 
-/** @param {import("./core.js").Job} job */
+/** @param {Job} job */
 const jobLink = job =>
   job.kind === "train" ? (job.project ? link("projects", job.project, "train") : link("runs", job.run)) : job.project ? link("projects", job.project) : link();
 
@@ -59,7 +87,7 @@ function Tile({ project, onGone }) {
   const state = job ? job.state : run?.state;
   return html`<article class="tile">
     <a class="cover" href=${link("projects", project.id, state ? (state === "finished" ? "compare" : "train") : "images")} aria-label=${project.name}>
-      ${project.cover ? html`<img loading="lazy" alt="" src=${`/api/projects/${project.id}/images/${project.cover}?side=512`} />` : html`<span class="blank"><${Icon} name="images" /></span>`}
+      ${project.cover ? html`<img loading="lazy" alt="" src=${imageOf(project.id, { ...project, id: project.cover }, 512)} />` : html`<span class="blank"><${Icon} name="images" /></span>`}
     </a>
     <div class="row between"><h3>${project.name}</h3>${state && html`<span class="chip ${state}">${stateName(state)}</span>`}</div>
     <div class="row between"><span class="soft small">${_n("{count} image", "{count} images", project.images)} · ${ago(project.touched)}</span>

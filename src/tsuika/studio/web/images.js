@@ -1,7 +1,7 @@
 // Images: what the check says of them, and what is done about it; every change can be undone.
 // @ts-check
 
-import { _, _n, get, html, imported, isCommand, jobOf, later, link, remember, route, said, send, tried } from "./core.js";
+import { _, _n, get, html, imageOf, imported, isCommand, jobOf, later, link, remember, route, said, send, tried } from "./core.js";
 import { Bulk, Editor } from "./captions.js";
 import { Masks } from "./masks.js";
 import { DropZone, Sending, sending } from "./drop.js";
@@ -9,6 +9,9 @@ import { Bar, Drawer, Icon, Trouble, Working, useEffect, useRef, useState } from
 
 // Of a picture in the grid with its gap, px.
 const CELL = 156;
+
+/** While images come, the list is read again when there are some more than before; of thousands, seldom. @param {number} [count] */
+const stage = (count = 0) => Math.floor(6 * Math.log2(1 + count / 8));
 
 /** @param {{project: import("./core.js").Schemas["ProjectView"], reload: () => void}} props */
 export default function Images({ project }) {
@@ -24,7 +27,7 @@ export default function Images({ project }) {
   const sent = sending.value?.project === project.id ? sending.value : null;
   useEffect(() => {
     load();
-  }, [job?.ended, Math.floor((sent?.done ?? 0) / 8), sent?.over, came?.done, came?.over]);
+  }, [job?.ended, stage(sent?.done), sent?.over, stage(came?.done), came?.over]);
   useEffect(() => {
     if (came?.over) tried(() => send("POST", `/projects/${project.id}/check`));
   }, [came?.over]);
@@ -206,7 +209,7 @@ function Grid({ project, images, selected, onSelect, onToggle }) {
       const spot = { transform: `translate(${(at % columns) * side}px, ${Math.floor(at / columns) * side}px)`, width: `${side}px`, height: `${side}px` };
       return html`<div key=${one.id} class="cell" style=${spot}><button role="option" aria-selected=${one.id === selected} class="thumb ${one.left_out ? "out" : ""}"
         onClick=${() => onSelect(one.id)} title=${one.name}>
-        <img alt=${one.caption || one.name} loading="lazy" decoding="async" src=${`/api/projects/${project}/images/${one.id}?side=256`} />
+        <img alt=${one.caption || one.name} loading="lazy" decoding="async" src=${imageOf(project, one, 256)} />
         ${one.findings.length > 0 && html`<span class="badge ${one.findings[0].level}">${said(one.findings[0].what)}</span>`}
         ${one.left_out && html`<span class="badge">${_("left out")}</span>`}
         ${!one.caption && !one.left_out && html`<span class="nocaption" title=${_("no caption")}></span>`}

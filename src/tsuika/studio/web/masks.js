@@ -1,7 +1,7 @@
 // Masks by a model: what of each image is learned, looked at before they are taken.
 // @ts-check
 
-import { _, _n, begin, html, isOpen, jobOf, number, resultOf, said, send, tried } from "./core.js";
+import { _, _n, begin, html, imageOf, isOpen, jobOf, number, resultOf, said, send, tried } from "./core.js";
 import { Drawer, Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 
 // Shown of a set at once.
@@ -41,7 +41,7 @@ export function Masks({ project, view, onClose, onDone }) {
     ${rows.length > 0 && html`<div class="row between"><span class="soft small">${_n("{count} mask", "{count} masks", rows.length)}</span>
         <button class="main" onClick=${() => take(rows, job?.id)}>${_("Take them")}</button></div>
       <div class="previews small-previews">${rows.slice(0, SHOWN).map((/** @type {any} */ one) => html`<figure key=${one.id}>
-        <${Masked} name=${one.name} image=${`/api/projects/${project.id}/images/${one.id}`} mask=${`/api/projects/${project.id}/masks/${job?.id}/${one.id}`} />
+        <${Masked} name=${one.name} image=${imageOf(project.id, one, 256)} mask=${`/api/projects/${project.id}/masks/${job?.id}/${one.id}?side=256`} />
         <figcaption class="small soft"><code>${one.name}</code> <span class="num">${number(100 * made.get(one.name).after)}%</span></figcaption></figure>`)}</div>
       ${rows.length > SHOWN && html`<p class="soft small">${_n("{count} more", "{count} more", rows.length - SHOWN)}</p>`}`}
     ${found && !rows.length && html`<p class="soft">${_("No mask is new.")}</p>`}
@@ -52,6 +52,6 @@ export function Masks({ project, view, onClose, onDone }) {
   <//>`;
 }
 
-/** An image with what its mask leaves out in the dark. @param {{name: string, image: string, mask: string, side?: number}} props */
-export const Masked = ({ name, image, mask, side = 256 }) =>
-  html`<span class="masked"><img alt=${_("{name} with its mask", { name })} src=${`${image}?side=${side}`} /><img class="mask" alt="" src=${`${mask}?side=${side}`} /></span>`;
+/** An image with what its mask leaves out in the dark. @param {{name: string, image: string, mask: string}} props */
+export const Masked = ({ name, image, mask }) =>
+  html`<span class="masked"><img alt=${_("{name} with its mask", { name })} src=${image} /><img class="mask" alt="" src=${mask} /></span>`;
