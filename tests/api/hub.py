@@ -39,7 +39,8 @@ class Hub:
     def answer(self, verb: str, path: str, body: bytes, token: str) -> tuple[int, Any]:
         self.asked.append(f"{verb} {path}")
         if self.fails_at and self.fails_at in path:
-            return 503, {"error": "down for maintenance"}
+            # As unkind as can be: it says what it was given.
+            return 503, {"error": f"down for maintenance, {token}"}
         if path.startswith("/lfs/"):
             self.stored[path.removeprefix("/lfs/")] = body
             return 200, {}

@@ -167,6 +167,15 @@ def requests() -> list[Hostile]:
             body={"advice": "{job}", "over": {"method.rank": "4,8"}},
             headers={"Origin": EVIL},
         ),
+        Hostile(
+            "foreign page",
+            "publishing from its page",
+            403,
+            method="POST",
+            path="/api/runs/{run}/publish",
+            body={"to": "a/b", "licence": "mit", "dry_run": False},
+            headers={"Origin": EVIL},
+        ),
         Hostile("foreign page", "two Origin headers", 403, **POST, more=f"Origin: {EVIL}\r\n"),
         Hostile("foreign page", "GET with its Origin", 403, headers={"Origin": EVIL}),
         Hostile("foreign page", "Sec-Fetch-Site: cross-site", 403, headers={"Sec-Fetch-Site": "cross-site"}),
@@ -281,6 +290,15 @@ def requests() -> list[Hostile]:
             method="POST",
             path="/api/jobs/{job}",
             body={"action": "again"},
+            headers={"X-Tsuika-Token": None},
+        ),
+        Hostile(
+            "token",
+            "publishing without the token",
+            403,
+            method="POST",
+            path="/api/runs/{run}/publish",
+            body={"to": "a/b", "licence": "mit", "dry_run": False},
             headers={"X-Tsuika-Token": None},
         ),
         Hostile(
@@ -487,6 +505,14 @@ def requests() -> list[Hostile]:
                         ("outside the roots", "/etc"),
                         ("a flag", "--out=x"),
                         ("an address", "http://evil.example/x"),
+                    )
+                ),
+                *(
+                    (f"published {what}", 422, "/api/runs/{run}/publish", {"licence": "mit", "dry_run": False, **given})
+                    for what, given in (
+                        ("at an address", {"to": "http://evil.example/x"}),
+                        ("at a path", {"to": "../../x"}),
+                        ("with a token of two lines", {"to": "a/b", "token": "x\nLD_PRELOAD=/x"}),
                     )
                 ),
                 ("a margin without end", 422, "/api/projects/{project}/masks/model", {"text": "cat", "grow_px": 10**9}),

@@ -32,6 +32,8 @@ def ended(status, error=None):
 signal.signal(signal.SIGTERM, lambda *_: ended(143))
 if what == "fails":
     ended(3, {"code": "DS001", "where": "x", "what": {"en": "no", "ja": "無"}, "why": {}, "do": {}})
+if what == "secret":
+    print(json.dumps({"secret": os.environ.get("SECRET", "")[::-1]})); ended(0)
 if what == "breaks":
     raise SystemExit(9)
 if what in ("waits", "silent"):
@@ -149,6 +151,28 @@ def test_a_queue_in_another_order_is_the_same_after_a_restart(home: Home, progra
     for job in (*rest, first, *other):
         jobs.stop(job)
         until(jobs, job, "cancelled", "stopped", "died")
+
+
+def test_a_secret_reaches_the_process_and_is_written_nowhere(home: Home, program: tuple[str, ...]) -> None:
+    jobs = Jobs(home, program)
+    first = jobs.add("publish", ["waits"], lane="cpu")
+    asked = {"lane": "cpu", "secret": {"SECRET": "hf_abc"}}
+    gone, second, third = (jobs.add("publish", ["secret"], **asked) for _ in range(3))  # type: ignore[arg-type]
+    jobs.stop(gone)
+    begun(jobs, first)
+    let_go(jobs, first)
+    until(jobs, first, "done")
+    assert jobs.result(until(jobs, second, "done")) == {"secret": "cba_fh"}
+    assert jobs.result(until(jobs, third, "done")) == {"secret": "cba_fh"}
+    assert not [path for path in home.root.rglob("*") if path.is_file() and b"hf_abc" in path.read_bytes()]
+    # Of a job that waited while the studio was closed nothing is left: it starts without.
+    first = jobs.add("publish", ["waits"], lane="cpu")
+    waiting = jobs.add("publish", ["secret"], **asked)  # type: ignore[arg-type]
+    begun(jobs, first)
+    let_go(jobs, first)
+    again = Jobs(home, program)
+    until(again, first, "done")
+    assert again.result(until(again, waiting, "done")) == {"secret": ""}
 
 
 def test_a_job_outlives_the_studio(home: Home, program: tuple[str, ...]) -> None:

@@ -367,6 +367,36 @@ def test_the_stream_tells_of_jobs_as_they_change(here: Running, project: str) ->
     connection.close()
 
 
+def test_a_result_is_looked_at_and_then_published_with_a_token_that_nothing_tells(here: Running, project: str) -> None:
+    run = here.studio.home.root / "runs/terminal"
+    run.mkdir()
+    run.joinpath("recipe.toml").write_text(config.dump(config.build({})))
+    address = f"/api/runs/{here.studio.home.key_of(run)}/publish"
+    given = argv(here, here.ask("POST", address, {"to": "me/cat"})[1]["job"])
+    assert given == ("publish", "--to=me/cat", "--which=balanced", "--dry-run", "--lang=en", "--json", "--", str(run))
+    asked = {
+        "to": "me/cat",
+        "licence": "mit",
+        "dry_run": False,
+        "private": True,
+        "language": "ja",
+        "token": "hf_Secret",
+    }
+    job = here.ask("POST", address, asked)[1]["job"]
+    assert argv(here, job)[1:-1] == (
+        *("--to=me/cat", "--licence=mit", "--which=balanced", "--private"),
+        *("--lang=ja", "--json", "--"),
+    )
+    assert "hf_Secret" not in json.dumps(here.ask("GET", f"/api/jobs/{job}"))
+    for wrong in ({"to": "cat dog"}, {"to": ""}, {"licence": ""}, {"token": "hf_Secret\n"}, {"token": "hf_Secret x"}):
+        status, found = here.ask("POST", address, {**asked, **wrong})
+        if wrong != {"token": "hf_Secret\n"}:
+            assert (status, found["error"]["code"]) == (422, "RC002"), wrong
+        assert "hf_Secret" not in json.dumps(found)
+    home = here.studio.home.root
+    assert not [path for path in home.rglob("*") if path.is_file() and b"hf_Secret" in path.read_bytes()]
+
+
 def test_a_home_is_found_again_with_its_projects_and_runs(here: Running, project: str) -> None:
     run = here.studio.home.root / "runs/terminal"
     run.mkdir()

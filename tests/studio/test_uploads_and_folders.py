@@ -7,15 +7,20 @@ import stat
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
-from running import running
+from running import Running, running
+from safetensors.numpy import save_file
 
 from tsuika.api.image_set import ImageSet
 from tsuika.core.errors import ImageError
-from tsuika.generation.png_info import GenerationInfo, write_png
+from tsuika.core.files import sha256
+from tsuika.generation.png_info import GenerationInfo, short_hash, write_png
 from tsuika.studio import uploads
 from tsuika.studio.home import Database
 from tsuika.studio.picker import Picker
@@ -202,10 +207,66 @@ def test_a_dropped_image_says_how_it_was_made_and_is_not_kept(tmp_path: Path) ->
         assert (status, told["image"]) == (
             200,
             {"prompt": info.prompt, "negative": "dog", "seed": 7, "steps": 20, "cfg": 6.5, "model": "m"}
-            | {"size": "512x768", "sampler": "DPM++ 2M Karras"},
+            | {"size": "512x768", "sampler": "DPM++ 2M Karras", "vae": "builtin", "cards": [], "missing": ["x"]},
         )
         assert here.ask("POST", "/api/dropped", png(), x_file_name="b.png") == (200, {"image": {}})
         assert not list((tmp_path / "home/dropped").iterdir())
+
+
+def test_a_dropped_image_brings_back_what_was_combined(tmp_path: Path) -> None:
+    made, elsewhere = tmp_path / "home/results", tmp_path / "home/other"
+    for folder in (made, elsewhere):
+        folder.mkdir(parents=True)
+    keys = {
+        "cat": "lora_unet_a.lora_down.weight",
+        "hat": "emb_params",
+        "ink": "640.0.linear.weight",
+        "clear": "decoder.conv_in.weight",
+    }
+    files = {name: made / f"{name}.safetensors" for name in keys}
+    for number, (name, file) in enumerate(files.items()):
+        save_file({keys[name]: np.full((2, 2), number, np.float32)}, file)
+    (elsewhere / "clear.safetensors").write_bytes(b"another")
+    hashes = {name: sha256(file) for name, file in files.items()}
+    info = GenerationInfo(
+        "a cat <lora:cat:0.8> <hypernet:ink:-0.5> <lora:away:1> <lora:two:1:0.5>",
+        clip_skip=2,
+        sampler="LMS",
+        model="embedded",
+        vae="clear.safetensors",
+        vae_hash=hashes["clear"][:10],
+        lora_hashes={"cat": short_hash(files["cat"], hashes["cat"], tensors_only=True) or "", "away": "a" * 12},
+        ti_hashes={"hat": hashes["hat"][:10]},
+    )
+
+    def told(here: Running, about: GenerationInfo, own: Any = None) -> dict[str, Any]:
+        write_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), about, own)
+        found: dict[str, Any] = here.ask(
+            "POST", "/api/dropped", (tmp_path / "a.png").read_bytes(), x_file_name="a.png"
+        )[1]["image"]
+        return found
+
+    with running(tmp_path / "home") as here:
+        # A VAE of this name that was picked before is another one.
+        place = here.studio.picker.handle(elsewhere / "clear.safetensors")
+        assert here.ask("POST", "/api/artifacts", {"place": place, "kind": "vaes"})[1]["kind"] == "vae"
+        found = told(here, info, {"artifacts": [{"file": "hat.safetensors", "strength": 0.25}, "junk", {"file": 3}]})
+        cards = [(one["name"], one["kind"], one["strength"]) for one in found["cards"]]
+        assert cards == [("cat", "lora", 0.8), ("ink", "hypernetwork", -0.5), ("hat", "textual-inversion", 0.25)]
+        assert (found["vae"], found["base"], found["clip_skip"]) == (str(files["clear"]), "embedded", 2)
+        # What is not known here, or has two strengths, stays in the prompt.
+        assert found["prompt"] == "a cat <lora:away:1> <lora:two:1:0.5>"
+        assert found["missing"] == ["LMS", "away"]
+        # A file of the same name that is another one is not taken for it.
+        save_file({keys["cat"]: np.ones((3, 3), np.float32)}, files["cat"])
+        again = told(here, replace(info, vae="builtin:texture", vae_hash=None))
+        assert ("cat" in again["missing"], "<lora:cat:0.8>" in again["prompt"]) == (True, True)
+        assert again["vae"] == "builtin:texture"
+        unknown = told(here, replace(info, model="v1-5", vae="builtin:texture", vae_hash=None))
+        assert ("base" in unknown, "vae" in unknown, "builtin:texture" in unknown["missing"]) == (False, False, True)
+        rows = here.ask("GET", "/api/artifacts")[1]
+        assert {one["name"] for one in rows["artifacts"]} == {"cat", "hat", "ink"}
+        assert [one["name"] for one in rows["vaes"]] == ["clear", "clear"]
 
 
 def test_dropped_weights_are_kept_under_a_free_name_and_inspected(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ _MARKS: Final[Mapping[str, tuple[str, ...]]] = {
     "Forge": ("models/Stable-diffusion", "modules_forge"),
     "A1111": ("models/Stable-diffusion",),
 }
+# Where each keeps its VAEs.
+_VAES: Final[Mapping[str, str]] = {"ComfyUI": "models/vae", "Forge": "models/VAE", "A1111": "models/VAE"}
 
 _NAMED: Final = re.compile(r"stable.?diffusion|web.?ui|comfy|forge|automatic1111|\bsd\b|\bai\b|models?$", re.IGNORECASE)
 _USUAL: Final = ("", "Documents", "Desktop", "Downloads", "AI", "ai", "sd", "src", "git")
@@ -38,12 +40,18 @@ class Program:
 
     def bases(self) -> Iterator[Path]:
         """The base models that it has, by size."""
-        for folder, _folders, files in os.walk(self.root / _MARKS[self.name][0]):
-            for name in sorted(files):
-                path = Path(folder, name)
-                with suppress(OSError):
-                    if path.suffix.lower() in SUFFIXES and path.stat().st_size >= LEAST_BYTES:
-                        yield path
+        for path in self._files(_MARKS[self.name][0], SUFFIXES):
+            with suppress(OSError):
+                if path.stat().st_size >= LEAST_BYTES:
+                    yield path
+
+    def vaes(self) -> Iterator[Path]:
+        """The files in its folder of VAEs."""
+        yield from self._files(_VAES[self.name], (*SUFFIXES, ".pt"))
+
+    def _files(self, inside: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
+        for folder, _folders, files in os.walk(self.root / inside):
+            yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in suffixes)
 
 
 def program_at(folder: Path) -> Program | None:

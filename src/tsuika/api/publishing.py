@@ -300,6 +300,7 @@ def _asking(to: str) -> Iterator[None]:
     Raises:
         NetworkError: NW003, refused; NW004, not reached.
     """
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -311,6 +312,8 @@ def _asking(to: str) -> Iterator[None]:
         if outer_cause(error) is not None and isinstance(error, OSError) and error.filename:
             raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        # A server may send back what it was sent.
+        why = why.replace(get_token() or "\0", "***")
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
         refused = isinstance(error, ValueError) or 400 <= status < 500
         raise NetworkError("NW003" if refused else "NW004", where=to, why=why) from error

@@ -423,11 +423,12 @@ class ArtifactRow(TypedDict):
 
 
 class ArtifactsView(TypedDict):
-    """Files of results, the samplers' names, and the VAEs that come with the embedded base model."""
+    """Files of results, the samplers' names, the VAEs that come with the embedded base model, and those in files."""
 
     artifacts: list[ArtifactRow]
     samplers: list[str]
-    vaes: list[str]
+    own_vaes: list[str]
+    vaes: list[ArtifactRow]
 
 
 class Dropped(TypedDict):

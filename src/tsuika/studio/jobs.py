@@ -93,6 +93,8 @@ class Jobs:
         self._home, self._db, self._lock, self._program = home, home.db, threading.RLock(), program
         # Those that this process has started: they must be waited for.
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        # What a job needs and nobody may read: kept here alone, until its process has it.
+        self._secrets: dict[str, Mapping[str, str]] = {}
 
     def folder(self, job: Job | str) -> Path:
         """Where a job's events, result and log are."""
@@ -116,9 +118,16 @@ class Jobs:
         project: str = "",
         run: Path | None = None,
         about: Mapping[str, Any] | None = None,
+        secret: Mapping[str, str] | None = None,
     ) -> Job:
-        """Put a job into its queue, at the end. It starts at once if nothing is before it."""
+        """Put a job into its queue, at the end. It starts at once if nothing is before it.
+
+        `secret` are variables of the process's environment that are written nowhere: if the studio is closed while the job waits,
+        it starts without them.
+        """
         key = secrets.token_hex(6)
+        if secret:
+            self._secrets[key] = secret
         self.folder(key).mkdir(parents=True)
         now = time.time()
         inside = run.relative_to(self._home.root).as_posix() if run else ""
@@ -172,7 +181,7 @@ class Jobs:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+                env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8", **self._secrets.pop(job.id, {})},
                 **groups,
             )
         self._children[job.id] = child
@@ -248,6 +257,7 @@ class Jobs:
             if found is None or found.state not in OPEN_STATES:
                 return
             if found.state == "waiting":
+                self._secrets.pop(job.id, None)
                 self._db.update("jobs", job.id, state="cancelled", ended=time.time())
                 return
             folder = self.run_of(found)

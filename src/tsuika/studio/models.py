@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tsuika.api import places
+from tsuika.core import kinds
+from tsuika.core.safetensors import header_or_none
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import role
-from tsuika.generation import png_info
 from tsuika.methods import METHODS
 from tsuika.studio.state import Studio
 
@@ -18,6 +19,7 @@ DROPPED: Final = "dropped"
 # A search of the disk is used again for so long.
 KEPT_S: Final = 600.0
 WEIGHTS: Final = frozenset({".safetensors", ".pt", ".ckpt", ".bin"})
+VAE: Final = kinds.VAE.name
 # Those of `generation.pipeline`, which loads torch; a test compares them.
 SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "UniPC")
 
@@ -97,25 +99,33 @@ def artifacts(studio: Studio) -> list[dict[str, str]]:
             rows += [artifact(path, kind) for path in named.values()]
     for folder in ("results", DROPPED):
         files = sorted((studio.home.root / folder).glob("*"))
-        rows += [artifact(path, "") for path in files if path.suffix in (".safetensors", ".pt")]
-    return rows
+        rows += [artifact(path) for path in files if path.suffix in (".safetensors", ".pt")]
+    known = {row["file"] for row in rows}
+    picked = [Path(one) for one in studio.home.db.setting("artifacts") or [] if one not in known]
+    return rows + [artifact(path) for path in picked if path.exists()]
 
 
-def made(image: Path) -> dict[str, Any]:
-    """What an image says of how it was made, as the playground asks for it; empty where it says nothing.
-
-    Raises:
-        ImageError: DS003, it is no image.
-    """
-    found = png_info.read(image)[0]
-    if found is None:
-        return {}
-    size = "{}x{}".format(*found.size_px) if found.size_px else ""
-    values = {name: getattr(found, name) for name in ("prompt", "negative", "seed", "steps", "cfg", "model")}
-    values |= {"size": size, "sampler": found.sampler if found.sampler in SAMPLERS else ""}
-    return {name: value for name, value in values.items() if value not in (None, "")}
+def vaes(studio: Studio) -> list[dict[str, str]]:
+    """VAEs in files: those that were picked before, made here, or belong to programs."""
+    picked = [Path(one) for one in studio.home.db.setting("vaes") or []]
+    rows = [artifact(path, VAE) for path in picked if path.exists()]
+    rows += [one for one in artifacts(studio) if one["kind"] == VAE]
+    rows += [artifact(path, VAE) for program in _found(studio) for path in program.vaes()]
+    return list({row["file"]: row for row in rows}.values())[: places.MOST]
 
 
-def artifact(path: Path, kind: str) -> dict[str, str]:
-    """A file of a result; `kind` is its method, or `base` for a whole model."""
+def take(studio: Studio, path: Path, kind: Literal["artifacts", "vaes"]) -> dict[str, str]:
+    """Offer a file that was picked for the playground from here on."""
+    kept = [one for one in studio.home.db.setting(kind) or [] if one != str(path)]
+    studio.home.db.keep(kind, [str(path), *kept][: places.MOST])
+    return artifact(path, VAE if kind == "vaes" else "")
+
+
+def artifact(path: Path, kind: str = "") -> dict[str, str]:
+    """A file of a result; `kind` is its method, `base` for a whole model, or `vae`; if it is not given, the names in the file tell.
+    Empty: of another kind, or a pickle, in which nothing is read here."""
+    header = None if kind else header_or_none(path)
+    if header is not None:
+        name = kinds.of_tensors(header.shapes).name
+        kind = "base" if name == kinds.CHECKPOINT.name else name if name in (*kinds.OF_METHODS, VAE) else ""
     return {"file": str(path), "name": path.stem, "kind": kind, "place": path.parent.parent.name}

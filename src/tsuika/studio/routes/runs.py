@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 import tsuika
 from tsuika import config
 from tsuika.api.exporting import MAIN
+from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
+from tsuika.core.texts import _, languages
 from tsuika.core.weights import read_json
 from tsuika.evaluation.report_guard import RANGE, TITLES, role
+from tsuika.families import sources
 from tsuika.pages import in_languages
 from tsuika.studio import answers, models, planning
 from tsuika.studio.jobs import LIGHT
@@ -22,6 +26,8 @@ from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, OfRun
 
 router = APIRouter(prefix="/api/runs/{run}")
+# Of the hub, or of another one of its kind; empty: the login of this machine.
+TOKEN: Final = re.compile(r"[\w.~+/=-]{0,400}", re.ASCII)
 
 
 class Ask(BaseModel):
@@ -140,6 +146,57 @@ def export(run: OfRun, given: Export, studio: Here) -> dict[str, str]:
     argv = ["export", str(run.root), "--to", str(to), "--which", given.which, "--json"]
     about = {"which": given.which, "to": given.to, "run": studio.home.key_of(run.root)}
     job = studio.jobs.add("export", argv, lane=LIGHT, project=planning.project_of(studio, run), about=about)
+    return {"job": job.id}
+
+
+class Publication(BaseModel):
+    """What is given to others, and under which name on the Hugging Face Hub; `token` is used once and not kept.
+
+    Every field has a default: an error about a missing one would tell all others.
+    """
+
+    to: str = ""
+    licence: str = ""
+    language: str = "en"
+    which: Literal["safe", "balanced", "likeness"] = "balanced"
+    base: str = ""
+    private: bool = False
+    with_captions: bool = False
+    overwrite: bool = False
+    dry_run: bool = True
+    token: SecretStr = SecretStr("")
+
+
+@router.post("/publish", response_model=answers.Begun)
+def publish(run: OfRun, given: Publication, studio: Here) -> dict[str, str]:
+    """Upload a result, or with `dry_run` show what would be.
+
+    Raises:
+        RecipeError: RC002, a name, licence or token that cannot be.
+    """
+    for key in ("to", "base"):
+        name = getattr(given, key)
+        if (name or key == "to") and not sources.is_hub_id(name):
+            raise RecipeError("RC002", key=key, found=name, why=_("A name on the hub is of the form USER/NAME."))
+    if not given.licence and not given.dry_run:
+        raise RecipeError("RC002", key="licence", found="", why=_("For example: openrail++"))
+    token = given.token.get_secret_value().strip()
+    if not TOKEN.fullmatch(token):
+        raise RecipeError("RC002", key="token", found="***", why=_("A token is letters, digits and _, without spaces."))
+    texts = ("to", "licence", "which", "base")
+    argv = ["publish", *(f"--{key}={getattr(given, key)}" for key in texts if getattr(given, key))]
+    switches = ("private", "with_captions", "overwrite", "dry_run")
+    argv += [f"--{key.replace('_', '-')}" for key in switches if getattr(given, key)]
+    argv += [f"--lang={given.language}"] if given.language in languages() else []
+    about = {"run": studio.home.key_of(run.root), "to": given.to, "dry_run": given.dry_run}
+    job = studio.jobs.add(
+        "publish",
+        [*argv, "--json", "--", str(run.root)],
+        lane=LIGHT,
+        project=planning.project_of(studio, run),
+        about=about,
+        secret={"HF_TOKEN": token} if token else None,
+    )
     return {"job": job.id}
 
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from tsuika.data.folder import IMAGES
 from tsuika.studio import answers, models, planning, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
+from tsuika.studio.dropped import made
 from tsuika.studio.jobs import LIGHT
 from tsuika.studio.state import Here
 
@@ -50,9 +51,10 @@ def start(given: ToolCall, studio: Here) -> dict[str, str]:
 
 @router.get("/artifacts", response_model=answers.ArtifactsView)
 def artifacts(studio: Here) -> dict[str, Any]:
-    """What was made here, for the playground, the samplers' names, and the VAEs of the embedded base model."""
-    own = planning.own_vaes("embedded")
-    return {"artifacts": models.artifacts(studio), "samplers": list(models.SAMPLERS), "vaes": list(own)}
+    """What was made here or picked, for the playground, the samplers' names, and VAEs."""
+    own, files = planning.own_vaes("embedded"), models.vaes(studio)
+    artifacts = [one for one in models.artifacts(studio) if one["kind"] != models.VAE]
+    return {"artifacts": artifacts, "samplers": list(models.SAMPLERS), "own_vaes": list(own), "vaes": files}
 
 
 @router.post("/dropped", response_model=answers.Dropped)
@@ -70,13 +72,13 @@ async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, He
         file = Path(scratch) / name
         await uploads.received(request.stream(), file)
         if file.suffix.lower() in IMAGES:
-            return {"image": await run_in_threadpool(lambda: models.made(file))}
+            return {"image": await run_in_threadpool(lambda: made(studio, file))}
         if file.suffix.lower() not in models.WEIGHTS:
             raise HTTPException(415)
         kept = next(path for path in _names(folder / name) if not path.exists())
         file.replace(kept)
     job = studio.jobs.add("inspect", ["inspect", str(kept), "--json"], lane=LIGHT, about={"dropped": name})
-    return {"job": job.id, "artifact": models.artifact(kept, "")}
+    return {"job": job.id, "artifact": models.artifact(kept)}
 
 
 def _names(path: Path) -> Iterator[Path]:
@@ -85,13 +87,19 @@ def _names(path: Path) -> Iterator[Path]:
     yield from (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 
 
+class ChosenFile(ChosenPath):
+    """What it is to be used as."""
+
+    kind: Literal["artifacts", "vaes"] = "artifacts"
+
+
 @router.post("/artifacts", response_model=answers.ArtifactRow)
-def take_artifact(given: ChosenPath, studio: Here) -> dict[str, Any]:
+def take_artifact(given: ChosenFile, studio: Here) -> dict[str, Any]:
     """A file that was picked, to be used in the playground."""
     path = studio.picker.path(given.place)
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         raise HTTPException(404)
-    return models.artifact(path, "")
+    return models.take(studio, path, given.kind)
 
 
 @router.get("/bases", response_model=answers.BasesView)

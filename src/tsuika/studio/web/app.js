@@ -125,7 +125,7 @@ function Help() {
     <ol><li>${_("Images: drop them, look at what the check says.")}</li><li>${_("Plan: what is it, which base model, which word calls it up.")}</li>
       <li>${_("Train: it stops by itself before it learns the images by heart.")}</li><li>${_("Compare: choose the file you like, and use it in your program.")}</li></ol>
     <h3>${_("Keys")}</h3><dl class="keys">${rows.map(([key, text]) => html`<dt key=${key}><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>
-    <p class="soft small">${_("Everything lies in {home}. Nothing leaves this machine.", { home: session.value.home })}</p>
+    <p class="soft small">${_("Everything lies in {home}. Nothing leaves this machine unless you publish it.", { home: session.value.home })}</p>
   <//>`;
 }
 

@@ -4,6 +4,7 @@
 import { _, _n, begin, get, html, imageOf, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
 import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
 import { Folds } from "./folds.js";
+import { Publish } from "./publish.js";
 import { Vaes } from "./vaes.js";
 
 /** @typedef {import("./core.js").Schemas} Schemas */
@@ -39,6 +40,7 @@ export default function Compare({ project, run: given }) {
     ${project && html`<${Copies} project=${project} run=${run} found=${results.lookalikes} />`}
     <${Folds} run=${run} />
     <${Measured} run=${run} results=${results} job=${evaluation} />
+    <${Publish} run=${run} results=${results} job=${latest("publish")} />
     <${Vaes} run=${run} own=${results.vaes} job=${latest("vae compare")} />
   </main>`;
 }

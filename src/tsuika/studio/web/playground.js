@@ -7,9 +7,12 @@ import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } f
 
 // What is applied to a base model.
 const ADDED = ["lora", "textual-inversion", "hypernetwork"];
-const EMPTY = { prompt: "", negative: "", base: "embedded", vae: "builtin", seed: 1, steps: "", cfg: "", sampler: "", size: "", num: 2 };
+const EMPTY = { prompt: "", negative: "", base: "embedded", vae: "builtin", vae_on: true, seed: 1, steps: "", cfg: "", sampler: "", size: "", clip_skip: "", num: 2 };
 /** What is asked for, kept while other screens are shown. @type {{value: any}} */
 const asked = signal(JSON.parse(localStorage.getItem("tsuika-playground") ?? "null") ?? { ...EMPTY, cards: [] });
+const OWN = "builtin";
+/** The last part of a path, or what is none. @param {string} text */
+const nameOf = text => text.replace(/^.*[/\\]/, "");
 
 /** @param {Record<string, unknown>} change */
 function change(change) {
@@ -17,21 +20,8 @@ function change(change) {
   localStorage.setItem("tsuika-playground", JSON.stringify(asked.value));
 }
 
-/** Tags of files that are known here become cards, so that none is applied twice. @param {string} prompt @param {any[]} artifacts */
-function withCards(prompt, artifacts) {
-  /** @type {any[]} */
-  const cards = [];
-  const rest = prompt.replace(/<(?:lora|hypernet):([^:>]+):?([-\d.]*)>/g, (tag, name, strength) => {
-    const one = artifacts.find(one => one.name === name);
-    if (!one) return tag;
-    cards.push({ ...one, on: true, strength: strength === "" ? 1 : Number(strength) });
-    return "";
-  });
-  return { prompt: rest.trim(), cards };
-}
-
 export default function Playground() {
-  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], samplers: [], vaes: ["builtin"] }));
+  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], samplers: [], own_vaes: [OWN], vaes: [] }));
   const [bases, setBases] = useState(/** @type {import("./core.js").Schemas["BaseRow"][]} */ ([]));
   const [picking, setPicking] = useState("");
   const [shown, setShown] = useState(/** @type {any} */ (null));
@@ -49,13 +39,16 @@ export default function Playground() {
     tried(async () => {
       const { cards, ...values } = asked.value;
       const artifact = cards.filter((/** @type {any} */ one) => one.on).map((/** @type {any} */ one) => `${one.file}:${one.strength}`);
-      await begin("/commands", { command: ["generate"], values: { ...values, artifact }, about: { playground: true, ...asked.value } });
+      const vae = values.vae_on === false ? OWN : values.vae;
+      await begin("/commands", { command: ["generate"], values: { ...values, vae, artifact }, about: { playground: true, ...asked.value } });
     });
   useEffect(() => {
     const keys = (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && event.ctrlKey && !event.isComposing && asked.value.prompt.trim() && start();
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
   }, []);
+  // The VAEs that come with a base model are of no other.
+  const setBase = (/** @type {string} */ base) => change({ base, ...(base !== asked.value.base && asked.value.vae.startsWith(`${OWN}:`) ? { vae: OWN } : {}) });
   const add = (/** @type {any} */ one) => !now.cards.some((/** @type {any} */ card) => card.file === one.file) && change({ cards: [...now.cards, { ...one, on: true, strength: 1 }] });
   const edit = (/** @type {number} */ at, /** @type {any} */ more) => change({ cards: now.cards.map((/** @type {any} */ one, /** @type {number} */ number) => (number === at ? { ...one, ...more } : one)) });
   const take = (/** @type {File | undefined} */ one) =>
@@ -63,9 +56,11 @@ export default function Playground() {
     tried(async () => {
       const found = await sendFile("/dropped", one.name, one);
       if (found.image) {
-        const { model, ...settings } = found.image;
-        change({ ...settings, ...withCards(settings.prompt ?? "", known.artifacts) });
-        setDropped({ name: one.name, model, empty: !settings.prompt });
+        const { model, missing, cards, ...settings } = found.image;
+        const empty = !Object.keys(found.image).length;
+        // What the image does not say is as a base model has it.
+        if (!empty) change({ ...EMPTY, base: asked.value.base, num: asked.value.num, ...settings, cards: cards.map((/** @type {any} */ card) => ({ ...card, on: true })) });
+        setDropped({ name: one.name, model: settings.base ? "" : model, missing, empty });
       } else {
         noteJob((await get(`/jobs/${found.job}`)).job);
         setDropped({ name: one.name, ...found });
@@ -81,29 +76,35 @@ export default function Playground() {
     <section class="card questions">
       <label class="field"><span>${_("Prompt")}</span><textarea rows="3" value=${now.prompt} placeholder=${_("What to generate; (words:1.2) and <lora:name:0.8> work")} onInput=${(/** @type {any} */ event) => change({ prompt: event.target.value })}></textarea></label>
       <label class="field"><span>${_("Negative prompt")}</span><textarea rows="1" value=${now.negative} onInput=${(/** @type {any} */ event) => change({ negative: event.target.value })}></textarea></label>
-      <div class="field"><label for="play-base">${_("Base model")}</label><select id="play-base" value=${now.base} onChange=${(/** @type {any} */ event) => (event.target.value === "pick" ? setPicking("base") : change({ base: event.target.value }))}>
+      <div class="field"><label for="play-base">${_("Base model")}</label><select id="play-base" value=${now.base} onChange=${(/** @type {any} */ event) => (event.target.value === "pick" ? setPicking("base") : setBase(event.target.value))}>
         <option value="embedded">${_("The embedded one: tiny, for practice")}</option>
         ${[...models.map((/** @type {any} */ one) => ({ base: one.file, name: one.name })), ...bases].map(one => html`<option key=${one.base} value=${one.base}>${one.name}</option>`)}
         ${now.base !== "embedded" && ![...models.map((/** @type {any} */ one) => one.file), ...bases.map((/** @type {any} */ one) => one.base)].includes(now.base) && html`<option value=${now.base}>${now.base}</option>`}
         <option value="pick">${_("A file of this machine …")}</option></select></div>
       <div class="cards">${now.cards.map((/** @type {any} */ one, /** @type {number} */ at) => html`<div key=${one.file} class="stack ${one.on ? "" : "off"}">
-        <div class="row between"><label class="row"><input type="checkbox" class="switch" role="switch" checked=${one.on} onChange=${() => edit(at, { on: !one.on })} /> <strong>${one.name}</strong></label>
+        <div class="row between"><label class="row"><input type="checkbox" class="switch" role="switch" checked=${one.on} onChange=${() => edit(at, { on: !one.on })} /> <strong>${one.name}</strong> <span class="small soft">${methodName(one.kind)}</span></label>
           <button class="icon-only" aria-label=${_("Remove {name}", { name: one.name })} onClick=${() => change({ cards: now.cards.filter((/** @type {any} */ _one, /** @type {number} */ number) => number !== at) })}><${Icon} name="close" /></button></div>
         <label class="row"><span class="small soft">${_("Strength")}</span><input type="range" class="grow" min="-1" max="2" step="0.05" value=${one.strength} onInput=${(/** @type {any} */ event) => edit(at, { strength: Number(event.target.value) })} />
           <output class="num">${one.strength.toFixed(2)}</output></label></div>`)}
-        <div class="row"><select aria-label=${_("Add a LoRA, embedding or hypernetwork")} value="" onChange=${(/** @type {any} */ event) => {
-          const choice = event.target.value;
+        ${now.vae !== OWN && html`<div class="stack ${now.vae_on === false ? "off" : ""}"><div class="row between">
+            <label class="row"><input type="checkbox" class="switch" role="switch" checked=${now.vae_on !== false} onChange=${() => change({ vae_on: now.vae_on === false })} /> <strong>${nameOf(now.vae)}</strong> <span class="small soft">${_("VAE")}</span></label>
+            <button class="icon-only" aria-label=${_("Remove {name}", { name: nameOf(now.vae) })} onClick=${() => change({ vae: OWN, vae_on: true })}><${Icon} name="close" /></button></div>
+          <span class="small soft">${now.vae_on === false ? _("Off: the base model's own VAE is used.") : _("In place of the base model's own VAE")}</span></div>`}
+        <div class="row"><select aria-label=${_("Add a LoRA, embedding, hypernetwork or VAE")} value="" onChange=${(/** @type {any} */ event) => {
+          const [what, ...rest] = event.target.value.split(" ");
+          const choice = rest.join(" ");
           event.target.value = "";
-          choice === "pick" ? setPicking("artifact") : add(known.artifacts.find((/** @type {any} */ one) => one.file === choice));
-        }}><option value="" disabled>${_("Add a LoRA, embedding or hypernetwork")}</option>
-          ${known.artifacts.filter((/** @type {any} */ one) => one.kind !== "base").map((/** @type {any} */ one) => html`<option key=${one.file} value=${one.file}>${one.name} (${one.kind || _("results")})</option>`)}
-          <option value="pick">${_("A file of this machine …")}</option></select></div></div>
+          if (what === "pick") setPicking(choice);
+          else if (what === "vae") change({ vae: choice, vae_on: true });
+          else add(known.artifacts.find(one => one.file === choice));
+        }}><option value="" disabled>${_("Add a LoRA, embedding, hypernetwork or VAE")}</option>
+          ${known.artifacts.filter(one => one.kind !== "base").map(one => html`<option key=${one.file} value=${`add ${one.file}`}>${one.name} (${methodName(one.kind)})</option>`)}
+          ${(now.base === "embedded" ? known.own_vaes.slice(1) : []).map(one => html`<option key=${one} value=${`vae ${one}`}>${one} (${_("VAE")})</option>`)}
+          ${known.vaes.map(one => html`<option key=${one.file} value=${`vae ${one.file}`}>${one.name} (${_("VAE")})</option>`)}
+          <option value="pick artifact">${_("A file of this machine …")}</option><option value="pick vae">${_("A VAE of this machine …")}</option></select></div></div>
       <details><summary>${_("Size, seed, sampler")}</summary><div class="many">
         ${field("num", _("Number of images"), { inputmode: "numeric" })}${field("seed", _("Seed"), { inputmode: "numeric" })}${field("size", _("Size, such as 512x768"))}
-        ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}
-        <label class="field"><span>${_("VAE")}</span><select value=${now.vae} onChange=${(/** @type {any} */ event) => (event.target.value === "pick" ? setPicking("vae") : change({ vae: event.target.value }))}>
-          ${[...new Set([...(now.base === "embedded" ? known.vaes : ["builtin"]), now.vae])].map(one => html`<option key=${one} value=${one}>${one === "builtin" ? _("the base model's own") : one}</option>`)}
-          <option value="pick">${_("A file of this machine …")}</option></select></label>
+        ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}${field("clip_skip", _("Clip skip"), { inputmode: "numeric" })}
         <label class="field"><span>${_("Sampler")}</span><select value=${now.sampler} onChange=${(/** @type {any} */ event) => change({ sampler: event.target.value })}><option value="">${_("the base model's own")}</option>
           ${known.samplers.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label></div></details>
       <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
@@ -126,17 +127,26 @@ export default function Playground() {
       if (picking === "base") {
         const taken = await send("POST", "/bases", { place: row.id });
         setBases([taken, ...bases]);
-        change({ base: taken.base });
-      } else if (picking === "vae") change({ vae: (await send("POST", "/artifacts", { place: row.id })).file });
-      else add(await send("POST", "/artifacts", { place: row.id }));
+        setBase(taken.base);
+      } else {
+        const taken = await send("POST", "/artifacts", { place: row.id, kind: picking === "vae" ? "vaes" : "artifacts" });
+        setKnown(await get("/artifacts"));
+        picking === "vae" || taken.kind === "vae" ? change({ vae: taken.file, vae_on: true }) : taken.kind === "base" ? setBase(taken.file) : add(taken);
+      }
     })} />`}
     ${shown && html`<${Drawer} title=${shown.job.about.prompt ?? ""} wide onClose=${() => setShown(null)}>
       <img class="whole" alt=${shown.job.about.prompt ?? ""} src=${`/api/jobs/${shown.job.id}/images/${shown.number}?side=1600`} />
       <div class="row"><a class="button main" download href=${`/api/jobs/${shown.job.id}/images/${shown.number}?side=0`}><${Icon} name="down" /> ${_("PNG with its parameters")}</a>
-        <button onClick=${() => (change({ ...asked.value, ...shown.job.about, seed: shown.seed, playground: undefined }), setShown(null))}>${_("Use these settings")}</button>
+        <button onClick=${() => (change({ ...EMPTY, ...shown.job.about, seed: shown.seed, playground: undefined }), setShown(null))}>${_("Use these settings")}</button>
         <span class="soft small num">${_("seed {seed}", { seed: shown.seed })}</span></div>
       <p class="small soft"><code>${shown.job.command}</code></p><//>`}
   </main>`;
+}
+
+/** @param {string} kind */
+function methodName(kind) {
+  const names = { lora: "LoRA", "textual-inversion": _("embedding"), hypernetwork: _("hypernetwork") };
+  return names[/** @type {keyof typeof names} */ (kind)] ?? _("results");
 }
 
 /** What a dropped file has brought. @param {{found: any, onUse: (one: any) => void, onClose: () => void}} props */
@@ -146,11 +156,12 @@ function Dropped({ found, onUse, onClose }) {
   useEffect(() => {
     if (job?.state === "done") tried(async () => setKind((await resultOf(job.id))?.kind ?? ""));
   }, [job?.state]);
-  const use = ADDED.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : null;
+  const use = ADDED.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : kind === "vae" ? (/** @type {any} */ one) => change({ vae: one.file, vae_on: true }) : null;
   return html`<article class="card quiet-card"><div class="row between"><h2>${found.name}</h2>
       <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></div>
     ${!found.job && html`<p>${found.empty ? _("This image does not say how it was made.") : _("Its settings are in the form now.")}
-      ${found.model && ` ${_("It was made with the base model {name}.", { name: found.model })}`}</p>`}
+      ${found.model && ` ${_("It was made with the base model {name}.", { name: found.model })}`}</p>
+      ${found.missing?.length > 0 && html`<p class="warn">${_("Not found here, or another file of the same name: {names}", { names: found.missing.join(", ") })}</p>`}`}
     ${job && html`<${Outcome} job=${job} />`}
     ${use && html`<div class="row end"><button class="main" onClick=${() => (use(found.artifact), onClose())}>${_("Use it")}</button></div>`}</article>`;
 }

@@ -87,7 +87,7 @@ export const waitingFor = job =>
 export function kindName(kind) {
   const names = {
     check: _("Checking the images"), advise: _("Method advisor"), train: _("Training"), doctor: _("Looking at this machine"),
-    mask: _("Masks by a model"), "find-rate": _("Finding a learning rate"), search: _("Searching settings"), generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"),
+    mask: _("Masks by a model"), "find-rate": _("Finding a learning rate"), search: _("Searching settings"), generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"), export: _("Writing a file"), publish: _("Publishing"),
   };
   return names[/** @type {keyof typeof names} */ (kind)] ?? kind;
 }
