@@ -15,6 +15,7 @@ from PIL import Image
 
 from tsuika import DEMO_PICTURES, config
 from tsuika.core.events import Judged, Phase, Previewed
+from tsuika.evaluation.report import ReportData, WrittenFile
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 PROMPTS = ("a tsuipi character", "a tsuipi character, on the beach")
@@ -140,8 +141,19 @@ def _run(stage: Stage) -> None:
         (run / inside).mkdir(parents=True)
     (run / "recipe.toml").write_text(config.dump(config.build({"data": {"images": str(DEMO_PICTURES)}})))
     (run / "artifacts/tsuipi.safetensors").write_bytes(b"x")
-    report = {"artifacts": [{"path": "artifacts/tsuipi.safetensors"}], "steps_done": 40, "method": "lora"}
-    (run / "report.json").write_text(json.dumps(report))
+    report = ReportData(
+        title="tsuipi",
+        method="lora",
+        family="sd1",
+        base="embedded",
+        trigger="tsuipi",
+        example_prompt=PROMPTS[0],
+        stopped_by="guard",
+        steps_planned=80,
+        steps_done=40,
+        artifacts=(WrittenFile("artifacts/tsuipi.safetensors", "kohya", 1, ""),),
+    )
+    (run / "report.json").write_text(json.dumps(report.to_dict()))
     events: list[Any] = [Phase("look", 80)]
     for fold in (1, 2, 3):
         for step in (10, 20, 30, 40, 60):

@@ -43,7 +43,7 @@ export function Queue({ open, projects }) {
   const pressed = useRef("");
   const [told, setTold] = useState("");
   const name = (/** @type {string} */ id) => projects.find(one => one.id === id)?.name ?? "";
-  const title = (/** @type {Job} */ job) => [kindName(job.kind), name(job.project)].filter(Boolean).join(" · ");
+  const title = (/** @type {Job} */ job) => [kindName(job.kind), name(job.project), aboutOf(job)].filter(Boolean).join(" · ");
   const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.lane.localeCompare(b.lane) || a.place - b.place);
   const queue = (/** @type {Job} */ job) => sorted.filter(one => one.state === "waiting" && one.lane === job.lane);
   const order = sorted.map(one => one.id).join();
@@ -69,16 +69,31 @@ export function Queue({ open, projects }) {
   return html`<ul class="rows" ref=${list}>${sorted.map(job => html`<li key=${job.id} class="job" data-job=${job.id}>
     <div class="grow"><div class="row between"><a href=${jobLink(job)}>${title(job)}</a>
       <span class="soft small">${job.state === "waiting" ? waitingFor(job) : html`${said(job.phase)} <${Left} seconds=${job.seconds_left} />`}</span></div>
-      <${Bar} done=${job.done ?? 0} total=${job.state === "waiting" ? 0 : job.total ?? 0} /></div>
+      ${job.state !== "waiting" && html`<${Bar} done=${job.done ?? 0} total=${job.total ?? 0} />`}</div>
     ${job.state === "waiting" && queue(job).length > 1 && ways(job)}
     <${Asked} label=${job.state === "waiting" ? _("Cancel") : _("Stop")} question=${_("Really?")}
       onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />
   </li>`)}</ul><p class="unseen" role="status">${told}</p>`;
 }
 
-/** @param {Job} job */
-const jobLink = job =>
-  job.kind === "train" ? (job.project ? link("projects", job.project, "train") : link("runs", job.run)) : job.project ? link("projects", job.project) : link();
+/** What tells a job from others of its kind. @param {Job} job */
+function aboutOf(job) {
+  const about = /** @type {any} */ (job.about);
+  const text = String(about.prompt ?? about.prompts?.[0] ?? about.text ?? about.to ?? "");
+  return text.length > 60 ? `${text.slice(0, 59)}…` : text;
+}
+
+/** The screen that shows a job. @param {Job} job */
+function jobLink(job) {
+  const { playground, tool, run } = /** @type {any} */ (job.about);
+  if (job.kind === "train") return job.project ? link("projects", job.project, "train") : link("runs", job.run);
+  if (playground) return link("playground");
+  if (tool) return link("tools", ...tool.split(" "));
+  if (run) return job.project ? `${link("projects", job.project, "compare")}?run=${run}` : link("runs", run, "compare");
+  if (job.kind === "advise") return link("projects", job.project, "plan");
+  if (["find-rate", "search"].includes(job.kind)) return link("projects", job.project, "search");
+  return job.project ? link("projects", job.project) : link();
+}
 
 /** @param {{project: import("./core.js").Schemas["ProjectShort"], onGone: () => void}} props */
 function Tile({ project, onGone }) {

@@ -90,22 +90,22 @@ export default function Playground() {
             <label class="row"><input type="checkbox" class="switch" role="switch" checked=${now.vae_on !== false} onChange=${() => change({ vae_on: now.vae_on === false })} /> <strong>${nameOf(now.vae)}</strong> <span class="small soft">${_("VAE")}</span></label>
             <button class="icon-only" aria-label=${_("Remove {name}", { name: nameOf(now.vae) })} onClick=${() => change({ vae: OWN, vae_on: true })}><${Icon} name="close" /></button></div>
           <span class="small soft">${now.vae_on === false ? _("Off: the base model's own VAE is used.") : _("In place of the base model's own VAE")}</span></div>`}
-        <div class="row"><select aria-label=${_("Add a LoRA, embedding, hypernetwork or VAE")} value="" onChange=${(/** @type {any} */ event) => {
+        <div class="row"><select aria-label=${_("Add a LoRA, a VAE, …")} value="" onChange=${(/** @type {any} */ event) => {
           const [what, ...rest] = event.target.value.split(" ");
           const choice = rest.join(" ");
           event.target.value = "";
           if (what === "pick") setPicking(choice);
           else if (what === "vae") change({ vae: choice, vae_on: true });
           else add(known.artifacts.find(one => one.file === choice));
-        }}><option value="" disabled>${_("Add a LoRA, embedding, hypernetwork or VAE")}</option>
+        }}><option value="" disabled>${_("Add a LoRA, a VAE, …")}</option>
           ${known.artifacts.filter(one => one.kind !== "base").map(one => html`<option key=${one.file} value=${`add ${one.file}`}>${one.name} (${methodName(one.kind)})</option>`)}
           ${(now.base === "embedded" ? known.own_vaes.slice(1) : []).map(one => html`<option key=${one} value=${`vae ${one}`}>${one} (${_("VAE")})</option>`)}
           ${known.vaes.map(one => html`<option key=${one.file} value=${`vae ${one.file}`}>${one.name} (${_("VAE")})</option>`)}
           <option value="pick artifact">${_("A file of this machine …")}</option><option value="pick vae">${_("A VAE of this machine …")}</option></select></div></div>
       <details><summary>${_("Size, seed, sampler")}</summary><div class="many">
-        ${field("num", _("Number of images"), { inputmode: "numeric" })}${field("seed", _("Seed"), { inputmode: "numeric" })}${field("size", _("Size, such as 512x768"))}
+        ${field("num", _("Number of images"), { inputmode: "numeric" })}${field("seed", _("Seed"), { inputmode: "numeric" })}${field("size", _("Size"), { placeholder: "512x768" })}
         ${field("steps", _("Sampling steps"), { inputmode: "numeric" })}${field("cfg", _("CFG scale"), { inputmode: "decimal" })}${field("clip_skip", _("Clip skip"), { inputmode: "numeric" })}
-        <label class="field"><span>${_("Sampler")}</span><select value=${now.sampler} onChange=${(/** @type {any} */ event) => change({ sampler: event.target.value })}><option value="">${_("the base model's own")}</option>
+        <label class="field whole-row"><span>${_("Sampler")}</span><select value=${now.sampler} onChange=${(/** @type {any} */ event) => change({ sampler: event.target.value })}><option value="">${_("the base model's own")}</option>
           ${known.samplers.map((/** @type {string} */ one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label></div></details>
       <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
     </section>
