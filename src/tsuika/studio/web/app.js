@@ -45,18 +45,20 @@ function App() {
   if (first === "projects" && id) shown = show(step in SCREENS ? step : "images", project.value?.id === id ? { project: project.value, reload } : null);
   else if (first === "runs" && id) shown = show(step === "compare" ? "compare" : "runs", { run: id });
   else if (first === "playground" || first === "tools") shown = show(first, {});
-  const title = titleOf(first === "runs" && step === "compare" ? "projects" : first, step);
+  // A run outside of projects has two of a project's screens.
+  const name = first === "projects" || (first === "runs" && step === "compare") ? step : first;
+  const title = titleOf(name);
   useEffect(() => {
     document.title = [title, first === "projects" ? project.value?.name : "", "tsuika"].filter(Boolean).join(" – ");
   });
   // Home and the training have a heading of their own.
-  return html`<${Top} /><${Offline} />${title && !["train", "runs"].includes(first === "projects" ? step : first) && html`<h1 class="unseen">${title}</h1>`}${shown}<${Problem} />${helpOpen.value && html`<${Help} />`}`;
+  return html`<${Top} /><${Offline} />${title && !["train", "runs"].includes(name) && html`<h1 class="unseen">${title}</h1>`}${shown}<${Problem} />${helpOpen.value && html`<${Help} />`}`;
 }
 
-/** @param {string} first @param {string} step */
-function titleOf(first, step) {
+/** @param {string} name */
+function titleOf(name) {
   const titles = { images: _("Images"), plan: _("Plan"), train: _("Train"), compare: _("Compare"), search: _("Find settings"), runs: _("Train"), playground: _("Playground"), tools: _("Tools") };
-  return titles[/** @type {keyof typeof titles} */ (first === "projects" ? step : first)] ?? "";
+  return titles[/** @type {keyof typeof titles} */ (name)] ?? "";
 }
 
 /** @param {string} name @param {any} props */

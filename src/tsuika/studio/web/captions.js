@@ -3,7 +3,7 @@
 
 import { _, _n, begin, html, imageOf, isOpen, jobOf, later, number, resultOf, said, send, tried } from "./core.js";
 import { Masked } from "./masks.js";
-import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
+import { Broken, Drawer, Icon, Picker, Working, useEffect, useRef, useState } from "./ui.js";
 
 /** One image: large, with its caption and what was found. @param {{project: any, image: any, others: any[], onClose: () => void, onUnmask: () => void,
  * onEdit: (action: string, ids: string[]) => void, onCaption: (captions: Record<string, string>) => void, onMove: (by: number) => void}} props */
@@ -136,7 +136,7 @@ function ByModel({ project, view, onFound }) {
       <label>${_("Tags to leave out, with commas between them")}<input value=${want.exclude} onInput=${field("exclude")} /></label></details>
     <div class="row end"><button disabled=${!want.model.trim() || isOpen(job)} onClick=${start}>${_("Preview captions")}</button></div>
     <${Working} job=${job} />
-    ${(job?.state === "failed" || job?.state === "died") && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${result?.notes.map((/** @type {any} */ one) => html`<p key=${one.code} class="warn small">${said(one.message)}</p>`)}
     ${picking && html`<${Picker} files="models" title=${_("Choose the folder of a captioning model")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking(false);

@@ -2,7 +2,7 @@
 // @ts-check
 
 import { _, _n, begin, get, html, imageOf, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
-import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Broken, Icon, Picker, Working, useEffect, useState } from "./ui.js";
 import { Folds } from "./folds.js";
 import { Publish } from "./publish.js";
 import { Vaes } from "./vaes.js";
@@ -89,7 +89,7 @@ function Files({ run, results, job }) {
     </article>`,
   )}</div>
     <${Working} job=${job} />
-    ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${job?.state === "done" && html`<${Adopted} key=${job.id} job=${job} onCopy=${(/** @type {string} */ to) => use(String(job.about.which), to)} />`}
   </section>`;
 }
@@ -147,7 +147,7 @@ function Sheet({ run, job }) {
       <label class="field"><span>${_("Strengths")}</span><input value=${strengths} onInput=${(/** @type {any} */ event) => setStrengths(event.target.value)} /></label>
       <button disabled=${!possible || isOpen(job)}>${_("Generate the grid")}</button></form>
     <${Working} job=${job} />
-    ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${sheets.map(([sheet, title]) => html`<div key=${sheet} class="sheet" tabindex="0">${title && html`<h3>${title}</h3>`}<table><thead><tr><td></td>${columns.map(([key, label]) => html`<th key=${key} scope="col">${label}</th>`)}</tr></thead><tbody>
       ${rows.map(([row, label]) => html`<tr key=${row}><th scope="row">${label}</th>${columns.map(([column]) => {
         const cell = cells.find(one => one.place[0] === column && (one.place[1] ?? 0) === row && (one.place[2] ?? 0) === sheet);
@@ -188,7 +188,7 @@ function Measured({ run, results, job }) {
     ${!found && !job && html`<p class="soft small">${_("Likeness, adherence to the prompt, diversity, influence on other prompts, and copies, measured on generated images. It takes some minutes.")}</p>`}
     <div><button disabled=${job?.state === "running"} onClick=${start}>${found ? _("Measure again") : _("Measure")}</button></div>
     <${Working} job=${job} />
-    ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${found && html`<p class="sentence">${said(found.verdict.sentence)}</p>
       <div class="sheet" tabindex="0"><table><thead><tr><td></td>${[_("strength"), _("likeness"), _("adherence"), _("diversity"), _("influence on others"), _("copies")].map(one => html`<th key=${one} scope="col">${one}</th>`)}</tr></thead><tbody>
       ${found.points.map((/** @type {any} */ one) => html`<tr key=${one.state + one.strength}><th scope="row">${one.state}${one.best ? " ★" : ""}</th><td class="num">${one.strength}</td><td class="num">${percent(one.fidelity)}</td>

@@ -74,7 +74,7 @@ export function duration(seconds) {
 
 /** @param {number} bytes */
 export const size = bytes =>
-  bytes >= 1e9 ? `${number(bytes / 1e9, 1)} GB` : bytes >= 1e6 ? `${number(bytes / 1e6, 1)} MB` : `${number(bytes / 1e3)} kB`;
+  bytes >= 1e9 ? `${number(bytes / 1e9, 1)} GB` : bytes >= 1e6 ? `${number(bytes / 1e6, 1)} MB` : bytes >= 1e3 ? `${number(bytes / 1e3)} kB` : `${bytes} B`;
 
 // --- the server ---
 

@@ -5,7 +5,7 @@ import { _, _n, get, html, imageOf, imported, isCommand, jobOf, later, link, rem
 import { Bulk, Editor } from "./captions.js";
 import { Masks } from "./masks.js";
 import { DropZone, Sending, sending } from "./drop.js";
-import { Bar, Drawer, Icon, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
+import { Bar, Broken, Drawer, Icon, Working, useEffect, useRef, useState } from "./ui.js";
 
 // Of a picture in the grid with its gap, px.
 const CELL = 156;
@@ -53,7 +53,7 @@ export default function Images({ project }) {
     ${came && !came.over && html`<div class="card quiet-card"><span>${_("Taking copies of your images")}</span><${Bar} done=${came.done ?? 0} total=${came.total ?? 0} /></div>`}
     <${Headline} view=${view} check=${data.check} word=${project.plan.trigger} />
     <${Working} job=${job} />
-    ${job?.state === "failed" && !data.check?.pictures?.length && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    ${!data.check?.pictures?.length && html`<${Broken} job=${job} />`}
     <${Findings} view=${view} edit=${edit} onShow=${(/** @type {string} */ id) => remember({ image: id })} />
     <div class="row between toolbar">
       <div class="tabs" role="group" aria-label=${_("Which images are shown")}>${[["all", _("All"), view.images.length], ["look", _("To check"), view.look], ["out", _("Put aside"), view.out]].map(

@@ -2,7 +2,7 @@
 // @ts-check
 
 import { _, _n, begin, html, imageOf, isOpen, jobOf, number, resultOf, said, send, tried } from "./core.js";
-import { Drawer, Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Broken, Drawer, Icon, Picker, Working, useEffect, useState } from "./ui.js";
 
 // Shown of a set at once.
 const SHOWN = 24;
@@ -36,7 +36,7 @@ export function Masks({ project, view, onClose, onDone }) {
     <div class="row end">${masked.length > 0 && html`<button onClick=${() => take(masked)}>${_n("Take {count} mask away", "Take {count} masks away", masked.length)}</button>`}
       <button disabled=${!want.text.trim() || isOpen(job)} onClick=${() => tried(() => begin(`/projects/${project.id}/masks/model`, want))}>${_("Preview masks")}</button></div>
     <${Working} job=${job} />
-    ${(job?.state === "failed" || job?.state === "died") && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${found?.notes.map((/** @type {any} */ one) => html`<p key=${one.code} class="warn small">${said(one.message)}</p>`)}
     ${rows.length > 0 && html`<div class="row between"><span class="soft small">${_n("{count} mask", "{count} masks", rows.length)}</span>
         <button class="main" onClick=${() => take(rows, job?.id)}>${_("Take them")}</button></div>

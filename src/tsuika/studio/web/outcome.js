@@ -2,7 +2,7 @@
 // @ts-check
 
 import { _, _n, get, html, link, resultOf, said, send, signal, tried } from "./core.js";
-import { Icon, Trouble, Working, stateName, useEffect, useState } from "./ui.js";
+import { Broken, Icon, Working, stateName, useEffect, useState } from "./ui.js";
 
 /** What the keys of results are called. @type {{value: Record<string, import("./core.js").Texts>}} */
 export const labels = signal({});
@@ -19,7 +19,7 @@ export function Outcome({ job }) {
   }, [job.state]);
   return html`<article class="card outcome"><div class="row between"><code class="small">${job.command}</code><span class="chip ${job.state}">${stateName(job.state)}</span></div>
     <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
-    ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${job.notes?.map(one => html`<p key=${one.code} class="small warn">${said(one.message)}</p>`)}
     ${job.run && html`<div><a class="button" href=${link("runs", job.run)}>${_("To the training")}</a></div>`}
     ${job.makes_file && html`<div><a class="button" href=${`/api/jobs/${job.id}/file`} download><${Icon} name="down" /> ${_("Download")}</a></div>`}

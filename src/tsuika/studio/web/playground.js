@@ -3,7 +3,7 @@
 
 import { _, begin, get, html, jobs, noteJob, resultOf, send, sendFile, signal, tried } from "./core.js";
 import { Outcome } from "./outcome.js";
-import { Drawer, Icon, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
+import { Broken, Drawer, Icon, Picker, Working, useEffect, useRef, useState } from "./ui.js";
 
 // What is applied to a base model.
 const ADDED = ["lora", "textual-inversion", "hypernetwork"];
@@ -116,7 +116,7 @@ export default function Playground() {
       ${dropped && html`<${Dropped} found=${dropped} onUse=${add} onClose=${() => setDropped(null)} />`}
       ${results.map(job => html`<article key=${job.id} class="result">
         <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
-        ${job.state === "failed" && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+        <${Broken} job=${job} />
         <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
           <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>
         ${job.images?.length && html`<p class="small soft">${job.about.prompt}</p>`}</article>`)}

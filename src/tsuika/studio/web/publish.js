@@ -2,7 +2,7 @@
 // @ts-check
 
 import { _, _n, begin, html, isOpen, language, languages, resultOf, said, size, tried } from "./core.js";
-import { Asked, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Asked, Broken, Working, useEffect, useState } from "./ui.js";
 
 // Ids that the hub knows; any other can be typed.
 const LICENCES = ["creativeml-openrail-m", "openrail++", "stabilityai-ai-community", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "mit", "other"];
@@ -48,7 +48,7 @@ export function Publish({ run, results, job }) {
       <div class="row end"><button disabled=${!named || isOpen(job)} onClick=${() => start(true)}>${_("Look at it first")}</button>
         ${named && want.licence.trim() && !isOpen(job) ? html`<${Asked} kind="main" label=${_("Upload")} question=${question} onYes=${() => start(false)} />` : html`<button class="main" disabled>${_("Upload")}</button>`}</div>
       <${Working} job=${job} />
-      ${job && ["failed", "died"].includes(job.state) && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+      <${Broken} job=${job} />
       ${found && html`<${Published} found=${found} />`}</div></details></section>`;
 }
 

@@ -3,7 +3,7 @@
 
 import { _, _n, begin, duration, get, html, isOpen, jobOf, later, link, number, resultOf, said, send, tried } from "./core.js";
 import { Curves, signed } from "./chart.js";
-import { Trouble, Working, stateName, useEffect, useRef, useState } from "./ui.js";
+import { Broken, Trouble, Working, stateName, useEffect, useRef, useState } from "./ui.js";
 
 /** @typedef {import("./core.js").Schemas} Schemas */
 /** @typedef {{advice: string, option: number, settings: Record<string, unknown>}} Taken */
@@ -49,7 +49,7 @@ function Standing({ job }) {
   const post = (/** @type {"stop" | "again"} */ action) => tried(() => send("POST", `/jobs/${job.id}`, { action }));
   return html`<${Working} job=${job}><button class="quiet" onClick=${() => post("stop")}>${_("Stop")}</button><//>
     ${job.notes?.map(one => html`<p key=${one.code} class="small soft">${said(one.message)}</p>`)}
-    ${(job.state === "failed" || job.state === "died") && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly.") }} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${job.ended && job.state !== "done" && html`<div><button onClick=${() => post("again")}>${job.kind === "search" ? _("Go on with the search") : _("Once more")}</button></div>`}`;
 }
 

@@ -37,6 +37,11 @@ function Form({ command }) {
   const set = (/** @type {string} */ key, /** @type {unknown} */ value) => setValues({ ...values, [key]: value });
   const start = () => tried(() => begin("/commands", { command: command.command, values, about: { tool: command.command.join(" ") } }));
   const lacking = command.flags.some(one => one.required && !(values[one.name]?.length ?? values[one.name]));
+  useEffect(() => {
+    const keys = (/** @type {KeyboardEvent} */ event) => event.key === "Enter" && event.ctrlKey && !event.isComposing && !lacking && start();
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  });
   const mine = Object.values(jobs.value).filter(one => one.about?.tool === command.command.join(" ")).sort((a, b) => b.created - a.created);
   return html`<div class="tool"><section class="card settings"><h2>${said(command.text)}</h2>
     ${command.flags.map(one => html`<div class="setting" key=${one.name}>

@@ -59,6 +59,10 @@ export function Trouble({ error, log, children }) {
   </div>`;
 }
 
+/** Why a job has no result, if that is so: it failed and says why, or its process is gone. @param {{job: import("./core.js").Job | undefined}} props */
+export const Broken = ({ job }) =>
+  job && ["failed", "died"].includes(job.state) && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly."), why: _("Its process was killed, or the machine went down.") }} log=${`/jobs/${job.id}/log`} />`;
+
 /** What a job has said, one click away. @param {{path: string}} props */
 export function Log({ path }) {
   const [text, setText] = useState(/** @type {string | null} */ (null));

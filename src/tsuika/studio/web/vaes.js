@@ -2,7 +2,7 @@
 // @ts-check
 
 import { _, begin, html, isOpen, number, resultOf, said, tried } from "./core.js";
-import { Icon, Picker, Trouble, Working, useEffect, useState } from "./ui.js";
+import { Broken, Icon, Picker, Working, useEffect, useState } from "./ui.js";
 
 /** @param {{run: import("./core.js").Schemas["RunView"], own: string[], job: import("./core.js").Job | undefined}} props */
 export function Vaes({ run, own, job }) {
@@ -20,7 +20,7 @@ export function Vaes({ run, own, job }) {
       <button onClick=${() => setPicking(true)}><${Icon} name="plus" /> ${_("Add a VAE")}</button>
       <button disabled=${!chosen.length || isOpen(job)} onClick=${start}>${_("Compare")}</button></div>
     <${Working} job=${job} />
-    ${job?.state === "failed" && html`<${Trouble} error=${job.error} log=${`/jobs/${job.id}/log`} />`}
+    <${Broken} job=${job} />
     ${found && html`<${Findings} found=${found} />`}
     ${job?.makes_file && html`<div><a class="button" href=${`/api/jobs/${job.id}/file`} download><${Icon} name="down" /> ${_("Page with crops and difference maps")}</a></div>`}
     ${picking && html`<${Picker} files="models" title=${_("Choose a VAE")} onClose=${() => setPicking(false)} onPick=${(/** @type {any} */ row) => (setPicking(false), setChosen([...chosen, row]))} />`}
