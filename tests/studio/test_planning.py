@@ -158,7 +158,7 @@ def test_every_command_has_a_form_and_none_lets_code_in(here: Running) -> None:
     forms = {" ".join(one["command"]): one for one in here.ask("GET", "/api/commands")[1]["commands"]}
     assert {"generate", "merge", "vae compare", "search", "inspect"} <= forms.keys()
     every = {" ".join(path) for path in paths(typer.main.get_group(app))}
-    # Those have screens of their own; the studio itself is open, and nothing of it sends to anyone.
+    # Those have screens of their own; the studio itself is open.
     assert every - forms.keys() == {"studio", "resume", "status", "stop", "sample", "export", "publish", "settings"}
     for form in forms.values():
         assert form["text"]["ja"] != form["text"]["en"]

@@ -34,8 +34,8 @@ class Thumbnails:
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
     # Of each content: two images may have the same.
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
-    # What a page waits for, one entry each.
-    _asked: list[Path] = field(default_factory=list)
+    # One thing for each that a page waits for.
+    _asked: set[object] = field(default_factory=set)
     # Made ahead, or to be: when the file was changed last. And what is still to be made.
     _seen: dict[Path, int] = field(default_factory=dict)
     _ahead: list[Path] = field(default_factory=list)
@@ -48,11 +48,12 @@ class Thumbnails:
             OSError: the image cannot be read.
             ValueError: it is none.
         """
-        self._asked.append(image)
+        mine = object()
+        self._asked.add(mine)
         try:
             return self._made(image, side)
         finally:
-            self._asked.remove(image)
+            self._asked.discard(mine)
 
     def ahead(self, images: Iterable[Path]) -> None:
         """Have images made small for lists, one after another, by a thread that ends when all are."""
