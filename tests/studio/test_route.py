@@ -549,5 +549,5 @@ def test_two_thousand_images_scroll_smoothly(program: Program, tmp_path: Path) -
     print(f"2,000 images: longest task {longest:.0f} ms, {shown} on the page, all made small after {made:.0f} s,")
     print(f"then at most {waited:.0f} ms until a page of them is there")
     assert shown < 200
-    assert longest < 200
+    assert longest < 200 * MINUTES / 60_000
     assert waited < 1500 * MINUTES / 60_000

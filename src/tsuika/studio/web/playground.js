@@ -119,7 +119,7 @@ export default function Playground() {
         <${Broken} job=${job} />
         <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
           <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>
-        ${job.images?.length && html`<p class="small soft">${job.about.prompt}</p>`}</article>`)}
+        <p class="small soft">${job.about.prompt}</p></article>`)}
       ${!results.length && html`<p class="soft">${_("What is generated appears here.")}</p>`}
     </section>
     ${picking && html`<${Picker} files="models" title=${_("Choose a file")} onClose=${() => setPicking("")} onPick=${(/** @type {any} */ row) => tried(async () => {
