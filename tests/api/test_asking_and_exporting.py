@@ -82,6 +82,11 @@ def made(root: Path, name: str) -> Path:
 def test_a_result_goes_where_a_program_looks_for_it(run: Path, tmp_path: Path, name: str, place: str) -> None:
     root = made(tmp_path / "stable-diffusion-webui", name)
     assert [one.name for one in programs([tmp_path])] == [name]
+    vae = root / ("models/vae" if name == "ComfyUI" else "models/VAE") / "sd15/clear.pt"
+    vae.parent.mkdir(parents=True)
+    for file in (vae, vae.with_suffix(".txt")):
+        file.touch()
+    assert [*programs([tmp_path])[0].vaes()] == [vae]
     found = tsuika.export(run, root).result
     assert (found.program, found.file) == (name, root / place / "result.safetensors")
     assert found.file.read_bytes() == (run / "artifacts/result.safetensors").read_bytes()

@@ -388,10 +388,9 @@ def test_a_result_is_looked_at_and_then_published_with_a_token_that_nothing_tell
         *("--lang=ja", "--json", "--"),
     )
     assert "hf_Secret" not in json.dumps(here.ask("GET", f"/api/jobs/{job}"))
-    for wrong in ({"to": "cat dog"}, {"to": ""}, {"licence": ""}, {"token": "hf_Secret\n"}, {"token": "hf_Secret x"}):
+    for wrong in ({"to": "cat dog"}, {"to": ""}, {"licence": ""}, {"token": "hf_Secret x"}):
         status, found = here.ask("POST", address, {**asked, **wrong})
-        if wrong != {"token": "hf_Secret\n"}:
-            assert (status, found["error"]["code"]) == (422, "RC002"), wrong
+        assert (status, found["error"]["code"]) == (422, "RC002"), wrong
         assert "hf_Secret" not in json.dumps(found)
     home = here.studio.home.root
     assert not [path for path in home.rglob("*") if path.is_file() and b"hf_Secret" in path.read_bytes()]
