@@ -47,12 +47,12 @@ class SetImage:
     @property
     def key(self) -> str:
         """What stands for it where no name may."""
-        return _key(self.name)
+        return key_of(self.name)
 
     @property
     def mask_key(self) -> str:
         """The same of its mask; empty: it has none."""
-        return _key(self.mask) if self.mask else ""
+        return key_of(self.mask) if self.mask else ""
 
 
 class ImageSet:
@@ -79,7 +79,7 @@ class ImageSet:
 
     def path(self, key: str) -> Path | None:
         """The image, or mask, of a key; None: there is none."""
-        return next((path for name, path, _place in self._places() if _key(name) == key), None)
+        return next((path for name, path, _place in self._places() if key_of(name) == key), None)
 
     def mask_path(self, image: SetImage) -> Path:
         """Where the mask of an image is that has one."""
@@ -272,7 +272,8 @@ class ImageSet:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """What stands for the image of a name where no name may."""
     return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -294,8 +295,12 @@ def _written(lines: Sequence[str]) -> str:
 
 def _taken(target: Path) -> bool:
     """Whether a name is taken, or another image has its caption's name."""
-    beside = target.parent.glob("*")
-    return target.exists() or any(one.stem == target.stem and one.suffix.lower() in SUFFIXES for one in beside)
+    if target.exists() or not target.parent.is_dir():
+        return target.exists()
+    # As names, since there may be thousands, for each that is added.
+    with os.scandir(target.parent) as beside:
+        parts = (one.name.rpartition(".") for one in beside)
+        return any(stem == target.stem and f".{suffix.lower()}" in SUFFIXES for stem, _dot, suffix in parts)
 
 
 def link_or_copy(target: Path, source: Path) -> None:

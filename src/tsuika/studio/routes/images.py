@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from tsuika.api.image_set import ImageSet, SetImage
+from tsuika.api.image_set import ImageSet, SetImage, key_of
 from tsuika.core.errors import TsuikaError
 from tsuika.pages import in_languages
 from tsuika.studio import answers, experiments, planning, uploads
@@ -126,7 +126,10 @@ async def upload(
     project: InProject, request: Request, studio: Here, x_file_name: Annotated[str, Header()] = ""
 ) -> dict[str, Any]:
     """A file: an image, a caption, or a zip of these."""
-    if len(project.images) >= uploads.MOST_FILES:
+    if project.id not in studio.places:
+        studio.places[project.id] = {one.key: one.path for one in project.images.images()}
+    known = studio.places[project.id]
+    if len(known) >= uploads.MOST_FILES:
         raise HTTPException(413)
     scratch = Path(tempfile.mkdtemp(prefix=".upload-", dir=project.folder))
     try:
@@ -136,7 +139,9 @@ async def upload(
         def take() -> list[str]:
             with studio.changing:
                 taken = uploads.take(project.images, file, uploads.name_in(x_file_name))
-            studio.thumbnails.ahead(project.images.folder / name for name in taken)
+            paths = {key_of(name): project.images.folder / name for name in taken}
+            known.update(paths)
+            studio.thumbnails.ahead(paths.values())
             return taken
 
         return {"images": await run_in_threadpool(take)}
