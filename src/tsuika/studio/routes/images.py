@@ -68,9 +68,8 @@ class Bulk(BaseModel):
 @router.get("/projects/{project}/images", response_model=answers.ImagesView)
 def images(project: InProject, studio: Here) -> dict[str, Any]:
     """All images, what the last check found, and what can be undone."""
-    every = project.images.images()
+    every = _listed(project, studio)
     last = project.images.last_change()
-    studio.places[project.id] = {one.key: one.path for one in every}
     studio.thumbnails.ahead(one.path for one in every)
     return {
         "images": [
@@ -87,6 +86,13 @@ def images(project: InProject, studio: Here) -> dict[str, Any]:
         "check": planning.last_check(studio, project),
         "undo": in_languages(last) if last else None,
     }
+
+
+def _listed(project: Project, studio: Studio) -> tuple[SetImage, ...]:
+    """All images; where they are is kept. Of two of one name, of which one is left out, the id is the other's."""
+    every = project.images.images()
+    studio.places[project.id] = {one.key: one.path for one in reversed(every)}
+    return every
 
 
 def version(images: ImageSet, one: SetImage) -> str:
@@ -127,7 +133,7 @@ async def upload(
 ) -> dict[str, Any]:
     """A file: an image, a caption, or a zip of these."""
     if project.id not in studio.places:
-        studio.places[project.id] = {one.key: one.path for one in project.images.images()}
+        _listed(project, studio)
     known = studio.places[project.id]
     if len(known) >= uploads.MOST_FILES:
         raise HTTPException(413)
