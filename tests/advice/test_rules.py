@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 
-from tsuika import EMBEDDED, config
+from tsuika import EMBEDDED, config, methods
 from tsuika.advice import estimate, evidence, recipes, rules
 from tsuika.advice.base import KnownBase, describe_base
 from tsuika.advice.estimate import Cost, Machine
@@ -21,6 +21,8 @@ from tsuika.advice.rules import Advice, Request
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.intervals import Interval
+from tsuika.methods import Method, MethodSection
+from tsuika.pages import verbatim
 
 GPU = Machine("cuda", "a GPU", "bf16", 24.0, 5e13)
 COUNTS = (1, 3, 4, 9, 12, 30, 100, 2000)
@@ -156,8 +158,23 @@ def test_the_nearest_measured_number_of_pictures_is_asked() -> None:
 
 def test_without_measurements_publications_decide(bases: dict[str, KnownBase]) -> None:
     found = advice(bases["sd1"], found=Measurements())
-    assert [option.method for option in found.options] == list(rules.DEFAULT_ORDER[:3])
+    assert [option.method for option in found.options] == ["lora", "dreambooth", "textual-inversion"]
     assert all(one.strength != "measured" for one in statements(found))
+
+
+def test_a_method_that_nobody_measured_is_named_and_not_advised(
+    bases: dict[str, KnownBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(methods.METHODS, "bitfit", Method(MethodSection, verbatim("BitFit"), "", (1, 2)))
+    found = advice(bases["sd1"], found=evidence.measured())
+    assert "bitfit" not in [option.method for option in found.options]
+    (said,) = [one.why for one in found.not_offered if one.method == "bitfit"]
+    assert said.text.startswith("Nobody has measured it")
+
+
+def test_a_method_that_is_advised_has_a_size(bases: dict[str, KnownBase]) -> None:
+    assert all(methods.METHODS[name].outline is not None for name in METHODS)
+    assert {guidance.place for guidance in evidence.GUIDANCE.values()} == {*range(1, len(METHODS) + 1)}
 
 
 def test_combinations_are_praised_only_where_they_won(bases: dict[str, KnownBase]) -> None:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from small_methods import attach
 from tiny_models import FAMILY_NAMES, bits, shallow
-from tsuika import config
 from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment, Model
+from tsuika.core.types import Attachment
 from tsuika.diffusion.objective import alphas_cumprod_T
 from tsuika.guard.probe import HIGH, HIGHS, MID, Probe, ProbedImage, controls_for, passes, strata
 from tsuika.guard.reading import Ratios, Reading, mean
 from tsuika.methods import METHODS
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2},
-    "textual-inversion": {"words": ("zuzu",), "vectors": 2, "init": "noise"},
-    "dreambooth": {},
-    "hypernetwork": {},
-}
 
 
 def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: int = 4) -> list[ProbedImage]:
@@ -39,12 +31,6 @@ def subjects(count: int, first: int = 0, sizes: Sequence[int] = (8,), channels: 
 
 def latents(number: int, side: int, channels: int = 4) -> Tensor:
     return torch.randn(channels, 8, side, generator=torch.Generator().manual_seed(number))
-
-
-def attach(model: Model, method: str) -> Attachment:
-    section = config.build({"method": {"name": method, **SETTINGS[method]}}).method
-    made: Attachment = METHODS[method].attach(model, section, generator(0, "init"))
-    return made
 
 
 def move(attachment: Attachment, by: float, seed: int = 1) -> None:
@@ -98,7 +84,7 @@ def test_every_method_is_zero_at_the_base_and_moves_with_its_weights(method: str
     probe = Probe(model, attachment, *probed, controls=("a cat", "a dog"))
     first = probe.measure()
     before = bits(model)
-    if method == "textual-inversion":  # its word is new text to the base, so that it differs before any step
+    if METHODS[method].adds_words:  # its word is new text to the base, so that it differs before any step
         assert first.drift == 0.0
     else:
         assert first == Reading(Ratios(zeros(2, 6), zeros(2, 2)), Ratios(zeros(2, 6), zeros(2, 2)), 0.0, 0.0)
@@ -106,7 +92,7 @@ def test_every_method_is_zero_at_the_base_and_moves_with_its_weights(method: str
     move(attachment, 0.1)
     moved = probe.measure()
     assert moved.held_out != first.held_out and moved.train != first.train and moved.held_out.finite
-    assert (moved.drift == 0.0) == (method == "textual-inversion") and moved.own_drift
+    assert (moved.drift == 0.0) == METHODS[method].adds_words and moved.own_drift
     assert probe.measure() == moved
 
 

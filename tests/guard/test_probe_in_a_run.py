@@ -8,8 +8,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+import small_methods
 from tiny_models import picture_batch, shallow
-from tsuika import config
 from tsuika.core.seeds import generator
 from tsuika.guard.probe import Probe, ProbedImage
 from tsuika.guard.reading import Reading
@@ -17,17 +17,11 @@ from tsuika.methods import METHODS
 from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 
-METHOD: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2},
-    "textual-inversion": {"words": ("zuzu",), "init": "noise"},
-    "dreambooth": {},
-    "hypernetwork": {},
-}
-
 
 def start(method: str, optimizer: str = "adamw", ema: float = 0.9) -> Fit:
     train = {"steps": 4, "batch_size": 2, "precision": "fp32", "device": "cpu", "learning_rate": 1e-2, "ema": ema}
-    recipe = config.build({"method": {"name": method, **METHOD[method]}, "train": {**train, "optimizer": optimizer}})
+    keys = {f"train.{name}": value for name, value in {**train, "optimizer": optimizer}.items()}
+    recipe = small_methods.recipe(method, **keys)
     model: Any = shallow("sd1")
     attachment = METHODS[method].attach(model, recipe.method, generator(0, "init"))
     source = conditioner(model, attachment, lambda _: (64, 64))

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import small_methods
 import tiny_models
 import tsuika
+from small_methods import attach
 from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, shallow
-from tsuika import config, families, formats
+from tsuika import families, formats
 from tsuika.config import Recipe
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.seeds import generator
@@ -31,16 +33,6 @@ from tsuika.training.fit import Fit
 from tsuika.training.loop import conditioner, fit
 from tsuika.training.preparation import accelerate_for
 
-# Small, and quick enough that three steps show.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"method": {"rank": 2}, "train": {"learning_rate": 1e-2}},
-    "textual-inversion": {
-        "method": {"words": ("zuzu",), "vectors": 2, "init": "noise"},
-        "train": {"learning_rate": 0.1},
-    },
-    "dreambooth": {"method": {}, "train": {"learning_rate": 1e-3}},
-    "hypernetwork": {"method": {"sizes": "all", "init": "KaimingNormal"}, "train": {"learning_rate": 1e-2}},
-}
 # What other programs could not use is refused.
 REFUSED = {("hypernetwork", "sd3")}
 # Formats whose programs read nothing of the kind.
@@ -53,26 +45,9 @@ CASES = [(method, family) for method in METHODS for family in FAMILY_NAMES if (m
 by_case = pytest.mark.parametrize(("method", "family"), CASES, ids=["-".join(case) for case in CASES])
 
 
-def test_every_method_is_listed() -> None:
-    assert list(SETTINGS) == list(METHODS)
-
-
 def recipe(method: str, **train: Any) -> Recipe:
-    own = SETTINGS[method]
-    loop = {
-        "steps": 3,
-        "batch_size": 2,
-        "precision": "fp32",
-        "device": tiny_models.DEVICE,
-        "schedule": "constant",
-        "warmup": 0.0,
-    }
-    return config.build({"method": {"name": method, **own["method"]}, "train": {**loop, **own["train"], **train}})
-
-
-def attach(model: Model, method: str, seed: int = 0) -> Attachment:
-    made: Attachment = METHODS[method].attach(model, recipe(method).method, generator(seed, "init"))
-    return made
+    loop = {"steps": 3, "batch_size": 2, "precision": "fp32", "device": tiny_models.DEVICE, "schedule": "constant"}
+    return small_methods.recipe(method, **{f"train.{name}": value for name, value in {**loop, **train}.items()})
 
 
 def restore(model: Model, artifact: Artifact) -> Attachment:
@@ -315,7 +290,7 @@ def test_it_learns(method: str, family: str) -> None:
         tensor.add_(0.5 * tensor.std().clamp(min=0.05) * torch.randn(tensor.shape, generator=draw).to(tensor.device))
     wanted = said().detach()
     teacher.detach()
-    learner, rate = attach(model, method), min(1e-2, SETTINGS[method]["train"]["learning_rate"])
+    learner, rate = attach(model, method), min(1e-2, recipe(method).train.learning_rate)
     losses = list(_fit(learner, lambda: (said() - wanted).pow(2).mean(), 25, rate))
     assert losses[-1] < losses[0] / 2
 

@@ -183,11 +183,14 @@ def test_what_can_be_chosen_is_what_the_library_takes() -> None:
     from tsuika.training.device import DTYPES
     from tsuika.vae.tune import PURPOSES
 
-    known = {"--goal": GOALS, "--mode": MODES, "method": METHODS, "--dtype": DTYPES, "--purpose": PURPOSES}
+    known = {"--goal": GOALS, "--mode": MODES, "--dtype": DTYPES, "--purpose": PURPOSES}
     for name, wanted in {**known, "--for": PROGRAMS}.items():
         assert set(CHOICES[name]) == set(wanted), name
     flags = [flag for one in described(typer.main.get_group(app)) for flag in one["flags"]]
-    assert CHOICES.keys() <= {flag["flag"] or flag["name"] for flag in flags}
+    assert CHOICES.keys() <= {flag["flag"] for flag in flags}
+    assert {tuple(flag["choices"]) for flag in flags if flag["name"] == "method" and not flag["flag"]} == {
+        ("", *METHODS)
+    }
 
 
 def test_a_form_says_no_to_what_is_on_by_itself(here: Running) -> None:

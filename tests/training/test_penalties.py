@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import small_methods
 from tiny_models import outputs, picture_batch, shallow, tiny
 from tsuika import config
 from tsuika.config import Recipe
@@ -31,22 +32,13 @@ from tsuika.training.schedule import Schedule
 INF = math.inf
 ASKED = ("a zuzu cat", "zuzu")
 STEPS = 3
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"method": {"rank": 4}, "train": {"learning_rate": 1e-2}},
-    "textual-inversion": {
-        "method": {"words": ("zuzu",), "vectors": 2, "init": "noise"},
-        "train": {"learning_rate": 0.1},
-    },
-    "dreambooth": {"train": {"learning_rate": 1e-3}},
-    "hypernetwork": {"method": {"sizes": "all", "init": "KaimingNormal"}, "train": {"learning_rate": 1e-2}},
-}
 
 
 def recipe(method: str, regularize: dict[str, float], **keys: Any) -> Recipe:
-    own = SETTINGS[method]
-    train = {"steps": STEPS, "warmup": 0.0, "ema": 0.0, "weight_decay": 0.0, **own["train"]}
-    tables = {"method": {"name": method, **own.get("method", {})}, "train": train, "regularize": regularize}
-    return config.build(config.override(tables, keys))
+    own = {"train.steps": STEPS, "train.ema": 0.0, "train.weight_decay": 0.0}
+    ranked = {"method.rank": 4} if method == "lora" else {}
+    strengths = {f"regularize.{name}": strength for name, strength in regularize.items()}
+    return small_methods.recipe(method, **{**own, **ranked, **strengths, **keys})
 
 
 def attach(model: Any, what: Recipe) -> Attachment:
@@ -132,6 +124,8 @@ def changes(method: str, model: Any, attachment: Any) -> list[Tensor]:
     if method == "textual-inversion":
         start = untrained(method, model.facts.family).tensors
         return [value - start[name] for name, value in tensors.items()]
+    if method != "hypernetwork":
+        return [outputs(model, ASKED) - untrained(method, model.facts.family).said]
     draw = torch.Generator().manual_seed(9)
     return [net(torch.randn(16, width, generator=draw)).detach() for (width, _), net in attachment.nets.items()]
 

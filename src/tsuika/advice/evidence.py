@@ -10,18 +10,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from tsuika import methods
 from tsuika.core.intervals import Interval
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text
+from tsuika.methods.guidance import Claim, Goal, Guidance
 from tsuika.pages import in_languages
 
 # "known" follows from the program itself, as a file's size.
 Strength = Literal["measured", "published", "folklore", "known"]
-Goal = Literal["character", "style", "object", "concept"]
-GOALS: Final[tuple[Goal, ...]] = ("character", "style", "object", "concept")
+GOALS: Final[tuple[Goal, ...]] = get_args(Goal)
 BENCH: Final = "bench/methods.py, docs/log"
+GUIDANCE: Final[Mapping[str, Guidance]] = {
+    name: method.guidance for name, method in methods.METHODS.items() if method.guidance is not None
+}
+METHODS: Final = tuple(GUIDANCE)  # that can be advised
+# The rules of thumb: which methods for which goal.
+RULES: Final[Mapping[str, tuple[str, ...]]] = {
+    goal: tuple(name for name, guidance in GUIDANCE.items() if goal in guidance.goals) for goal in GOALS
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,11 @@ class Statement:
     def to_dict(self) -> dict[str, str]:
         """The text by language, strength and source."""
         return {**in_languages(self.text), "strength": self.strength, "source": self.source}
+
+    @classmethod
+    def of(cls, claim: Claim) -> Statement:
+        """What somebody says of a method; without a source it is folklore."""
+        return cls(claim.text, "published" if claim.source else "folklore", claim.source)
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,12 @@ class Measurements:
     pairs: tuple[CombinedResults, ...] = ()
 
     def row(self, goal: str, images: int) -> dict[str, Cell]:
-        """Method -> cell at the nearest number of images, by ratio, at which every method was measured."""
+        """Method -> cell at the nearest number of images, by ratio, at which every method of this goal was measured."""
+        cells = [cell for cell in self.cells if cell.goal == goal and cell.method in METHODS]
         by_count: dict[int, dict[str, Cell]] = {}
-        for cell in self.cells:
-            if cell.goal == goal and cell.method in METHODS:
-                by_count.setdefault(cell.images, {})[cell.method] = cell
-        whole = sorted(count for count, row in by_count.items() if row.keys() >= set(METHODS))
+        for cell in cells:
+            by_count.setdefault(cell.images, {})[cell.method] = cell
+        whole = sorted(count for count, row in by_count.items() if row.keys() >= {cell.method for cell in cells})
         if not whole:
             return {}
         return by_count[min(whole, key=lambda count: max(count / max(1, images), images / count))]
@@ -112,68 +125,3 @@ def read(tables: Mapping[str, Any]) -> Measurements:
 def measured() -> Measurements:
     """The measurements that ship with the package."""
     return read(json.loads(files(__package__).joinpath("evidence.json").read_text(encoding="utf-8")))
-
-
-_RUIZ: Final = "Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, tables 1 and 2"
-_YEH: Final = "Yeh et al. 2024, LyCORIS, arXiv:2309.14859"
-_GAL: Final = "Gal et al. 2023, Textual Inversion, arXiv:2208.01618"
-_PEFT: Final = "huggingface/peft, method_comparison/image-gen (one concept, one seed)"
-_NOVELAI: Final = "NovelAI, Improvements on Stable Diffusion, 2022"
-
-# (method, goal or "") -> what publications say for it.
-PUBLISHED_FOR: Final[Mapping[tuple[str, str], Statement]] = {
-    ("lora", ""): Statement(
-        _(
-            "In a public comparison of adapters, LoRA reaches a likeness of 0.70-0.74 and training all weights 0.58 (DINO;"
-            " differences under 0.05 are noise)."
-        ),
-        "published",
-        _PEFT,
-    ),
-    ("lora", "style"): Statement(
-        _("LoRA and its relatives learn styles in a comparison of 234 trained models."), "published", _YEH
-    ),
-    ("textual-inversion", ""): Statement(
-        _("It was made for 3 to 5 images, and leaves the base model untouched."), "published", _GAL
-    ),
-    ("dreambooth", ""): Statement(
-        _(
-            "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68% of users preferred it,"
-            " 22% the other."
-        ),
-        "published",
-        _RUIZ,
-    ),
-    ("hypernetwork", ""): Statement(
-        _("Its makers report that it works with image sets of varied size; they give no numbers."),
-        "published",
-        _NOVELAI,
-    ),
-}
-
-PUBLISHED_AGAINST: Final[Mapping[str, Statement]] = {
-    "textual-inversion": Statement(
-        _(
-            "It shows the subject less well than DreamBooth: DINO 0.569 against 0.668, preferred by 22% of users against 68%."
-        ),
-        "published",
-        _RUIZ,
-    ),
-    "dreambooth": Statement(
-        _("Training all weights is best in likeness only at the right learning rate; at a wrong one it is worst."),
-        "published",
-        _YEH,
-    ),
-    "hypernetwork": Statement(_("No controlled comparison with LoRA has been published."), "folklore"),
-}
-
-METHODS: Final = tuple(name for name in methods.METHODS if (name, "") in PUBLISHED_FOR)
-
-
-# The rules of thumb of the Japanese guide that this project began with: which methods for which goal.
-RULES: Final[Mapping[str, tuple[str, ...]]] = {
-    "character": ("lora", "dreambooth"),
-    "style": ("textual-inversion", "hypernetwork"),
-    "object": ("textual-inversion",),
-    "concept": ("textual-inversion",),
-}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from tsuika.advice.base import KnownBase
-from tsuika.advice.evidence import BENCH, PUBLISHED_AGAINST, PUBLISHED_FOR, RULES, Cell, Measurements, Statement
+from tsuika.advice.evidence import BENCH, GUIDANCE, RULES, Cell, Measurements, Statement
 from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _, _n, listed
@@ -112,9 +112,8 @@ def for_it(goal: str, method: str, row: Mapping[str, Cell], size: int, programs:
             )
         if cell.drift < 0.005:
             yield _measured(_("Prompts without its word come out as before: nothing of the base model changes."))
-    for key in ((method, goal), (method, "")):
-        if key in PUBLISHED_FOR:
-            yield PUBLISHED_FOR[key]
+    said = GUIDANCE[method].said_for
+    yield from (Statement.of(said[key]) for key in (goal, "") if key in said)
     if method in RULES[goal]:
         yield Statement(_("The rules of thumb name it for {goal}.", goal=GOALS[goal]), "folklore")
     if size < _TINY_BYTES:
@@ -144,13 +143,12 @@ def against(
         yield Statement(
             _("The rules of thumb want {low} to {high} images for it; there are {count}.", **about), "folklore"
         )
-    if method in PUBLISHED_AGAINST:
-        yield PUBLISHED_AGAINST[method]
+    if (claim := GUIDANCE[method].said_against) is not None:
+        yield Statement.of(claim)
     if size > _WHOLE_MODEL_BYTES:
         yield _known(_("The file is a whole model: {size}.", size=f"{size / 1e9:.1f} GB"))
-    if method == "hypernetwork" and not base.is_embedded:
-        text = _("Forge lists hypernetworks but does not apply them; diffusers has no loader.")
-        yield _known(text, PROGRAMS_SOURCE)
+    if (unsupported := GUIDANCE[method].unsupported) is not None and not base.is_embedded:
+        yield _known(unsupported, PROGRAMS_SOURCE)
     if thrift.checkpointing:
         yield _known(_("To fit into the memory it recomputes much, which takes about a third more time."))
     if subject.image_count < LEAST_TO_TRUST:
@@ -177,7 +175,7 @@ def _measured_against(goal: str, cell: Cell) -> Iterator[Statement]:
 def combinations(table: Measurements, goal: str, method: str) -> Iterator[Statement]:
     """Combinations with the recommended method that won, and those that did not: what to add to get more."""
     for pair in sorted(table.pairs, key=lambda one: -one.over_best_alone.mean):
-        if f"{goal} {_PART_OF[method]}" not in pair.name:
+        if method not in _PART_OF or f"{goal} {_PART_OF[method]}" not in pair.name:
             continue
         first, second = (_PARTS[part] for part in pair.name.split(" + "))
         shown = {"first": first, "second": second, **_change(pair.over_best_alone)}
@@ -241,10 +239,11 @@ def goal_verdict(table: Measurements, goal: str, images: int) -> Statement:
         named = _("{first} or {second}", first=named, second=title(method))
     shown: dict[str, object] = {"goal": GOALS[goal], "methods": named}
     row = table.row(goal, images)
-    if not row:
+    measured = [row[method] for method in methods if method in row]
+    if not measured:
         return Statement(_("“{goal}: {methods}”: not measured here yet.", **shown), "folklore")
     best = max(row.values(), key=lambda cell: cell.gain.mean)
-    mine = max((row[method] for method in methods), key=lambda cell: cell.gain.mean)
+    mine = max(measured, key=lambda cell: cell.gain.mean)
     gains = [best] if mine is best else [mine, best]
     shown |= {
         "images": _n("{count} image", "{count} images", best.images),

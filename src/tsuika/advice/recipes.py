@@ -1,7 +1,7 @@
 """The recipe of each piece of advice: what a run needs beside its method's defaults, and how it is made to fit a machine.
 
-Steps are a cap for the guard to stop before. For real bases they and the rates are those in use, from diffusers' examples
-and public training logs; the embedded base has its own (`embedded.defaults`).
+Steps are a cap for the guard to stop before. For real bases they (`methods.guidance`) and the rates are those in use, from
+diffusers' examples and public training logs; the embedded base has its own (`embedded.defaults`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, Final
 import tomlkit
 
 from tsuika import config
+from tsuika.advice.evidence import GUIDANCE
 from tsuika.config import Recipe
 from tsuika.core.texts import article
 from tsuika.core.types import is_usable_word
 from tsuika.embedded.defaults import training
+from tsuika.methods import METHODS
 
 # Trigger and class word for a goal, where nobody says otherwise.
 _GOALS: Final = {
@@ -26,26 +28,7 @@ _GOALS: Final = {
     "object": ("mything", "object"),
     "concept": ("myidea", ""),
 }
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How long a method trains: the cap of steps at 20 images, the power of their number that it grows with, settings."""
-
-    steps: int
-    power: float
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
 _BATCH: Final = 4
-_PLANS: Final[Mapping[str, _Plan]] = {
-    "lora": _Plan(800, 0.45, {"method.rank": 16}),
-    "textual-inversion": _Plan(1000, 0.0),
-    "dreambooth": _Plan(1500, 0.44),
-    "hypernetwork": _Plan(3800, 0.46),
-}
-_EMBEDDED_POWERS: Final = {"lora": 0.3, "textual-inversion": 0.0, "dreambooth": 0.3, "hypernetwork": 0.25}
-_REG_IMAGES: Final = 100  # regularization images to be drawn, for a subject whose class must not change with it
 
 
 @dataclass(frozen=True)
@@ -53,8 +36,7 @@ class MethodSize:
     """A way to go: a method, and how much it may hold."""
 
     method: str
-    rank: int = 0  # of a LoRA
-    vectors: int = 0  # of a new word
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,14 @@ class Thrift:
 
     batch: int = 0  # 0: the usual one
     checkpointing: bool = False
-    small_optimizer: bool = False  # DreamBooth: bf16 weights and Adafactor
+    frugal: bool = False  # the method's own settings for it
+
+
+def sizes(method: str, *, embedded: bool) -> list[MethodSize]:
+    """From the largest result to the smallest; on the embedded base from the one that was measured there."""
+    known = GUIDANCE[method].sizes
+    own = {key: value for key, value in _measured(method, embedded).items() if key in known[0]}
+    return [MethodSize(method, one) for one in ([own] if own and own not in known else []) + [*known]]
 
 
 def ways(candidate: MethodSize, *, embedded: bool) -> Iterator[Thrift]:
@@ -90,15 +79,15 @@ def ways(candidate: MethodSize, *, embedded: bool) -> Iterator[Thrift]:
     for batch in (usual, 1):
         tight = Thrift(batch, checkpointing=True)
         yield tight
-        if candidate.method == "dreambooth":
-            yield replace(tight, small_optimizer=True)
+        if GUIDANCE[candidate.method].frugal:
+            yield replace(tight, frugal=True)
 
 
 def trigger_of(subject: Subject, method: str) -> str:
     """The word that calls the result up: the user's, or one that can be changed; none where captions say everything."""
     if subject.trigger:
         return subject.trigger
-    if subject.goal == "style" and subject.captioned and method != "textual-inversion":
+    if subject.goal == "style" and subject.captioned and not METHODS[method].adds_words:
         return ""
     return _GOALS[subject.goal][0]
 
@@ -110,20 +99,19 @@ def class_word_of(subject: Subject) -> str:
 
 def steps_of(subject: Subject, method: str) -> int:
     """The cap of steps."""
-    plan = _plan_of(subject, method)
-    return 10 * round(plan.steps * math.pow(max(1, min(subject.image_count, 1000)) / 20, plan.power) / 10)
+    guidance = GUIDANCE[method]
+    most = _measured(method, subject.embedded).get("train.steps", guidance.steps)
+    power = guidance.embedded_growth if subject.embedded else guidance.growth
+    return 10 * round(int(most) * math.pow(max(1, min(subject.image_count, 1000)) / 20, power) / 10)
 
 
 def _batch(method: str, embedded: bool) -> int:
-    return int(training()[method]["train.batch_size"]) if embedded else _BATCH
+    return int(_measured(method, embedded).get("train.batch_size", _BATCH))
 
 
-def _plan_of(subject: Subject, method: str) -> _Plan:
-    if not subject.embedded:
-        return _PLANS[method]
-    own = training()[method]
-    settings = {key: value for key, value in own.items() if key not in ("train.steps", "train.batch_size")}
-    return _Plan(own["train.steps"], _EMBEDDED_POWERS[method], settings)
+def _measured(method: str, embedded: bool) -> Mapping[str, Any]:
+    """Settings that the method trains well with on the embedded base."""
+    return training().get(method, {}) if embedded else {}
 
 
 def recipe_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) -> Recipe:
@@ -144,6 +132,7 @@ def toml_of(subject: Subject, candidate: MethodSize, thrift: Thrift = Thrift()) 
 
 def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str, Any]:
     method, usual = candidate.method, _batch(candidate.method, subject.embedded)
+    kind, guidance = METHODS[method], GUIDANCE[method]
     batch = thrift.batch or usual
     trigger = trigger_of(subject, method)
     usable = trigger if is_usable_word(trigger) else _GOALS[subject.goal][0]
@@ -156,22 +145,19 @@ def _tables(subject: Subject, candidate: MethodSize, thrift: Thrift) -> dict[str
         "train.steps": steps_of(subject, method),
         "train.batch_size": batch,
         "train.accumulate": usual // batch,
-        **_plan_of(subject, method).settings,
     }
-    if method == "dreambooth" and not subject.embedded and subject.goal in ("character", "object"):
-        settings["data.reg_generate"] = _REG_IMAGES
-    if candidate.rank:
-        settings["method.rank"] = candidate.rank
-    if method == "textual-inversion":
-        settings["method.vectors"] = candidate.vectors or settings.get("method.vectors", 2)
+    settings = {**settings, **_measured(method, subject.embedded), **settings, **candidate.settings}
+    if guidance.reg_images and not subject.embedded and subject.goal in ("character", "object"):
+        settings["data.reg_generate"] = guidance.reg_images
+    if kind.adds_words:
         settings["data.template"] = "style" if subject.goal == "style" else "object"
         if subject.start_word:
             settings["method.init"] = subject.start_word
     if thrift.checkpointing:
         settings["train.gradient_checkpointing"] = True
-    if thrift.small_optimizer:
-        settings |= {"method.weights": "bf16", "train.optimizer": "adafactor"}
+    if thrift.frugal:
+        settings |= guidance.frugal
     # Never the trigger word itself: a file of that name would be applied wherever a prompt holds the word.
-    settings["output.name"] = f"{usable}-{'ti' if method == 'textual-inversion' else method}"
+    settings["output.name"] = f"{usable}-{guidance.suffix or method}"
     silent = {"data.trigger": "", "data.class_word": "", "train.accumulate": 1}
     return config.override({}, {key: value for key, value in settings.items() if silent.get(key, ...) != value})

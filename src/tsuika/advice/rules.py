@@ -15,23 +15,20 @@ from tsuika import methods
 from tsuika.advice import reasons, recipes, sizes
 from tsuika.advice.base import KnownBase
 from tsuika.advice.estimate import Cost, Machine
-from tsuika.advice.evidence import BENCH, METHODS, Cell, Goal, Measurements, Statement, Strength
+from tsuika.advice.evidence import BENCH, GUIDANCE, METHODS, Cell, Measurements, Statement, Strength
 from tsuika.advice.recipes import MethodSize, Subject, Thrift
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError, no_such
 from tsuika.core.texts import _, listed
 from tsuika.families import FAMILIES
 from tsuika.methods import title
+from tsuika.methods.guidance import Goal
 from tsuika.pages import in_languages, verbatim
 
 # Shares of the best gain. Within NEAR, programs and file size decide.
 NEAR: Final = 0.1
 FAR: Final = 0.35
 OFFERED: Final = 3  # options that are offered
-RANKS: Final = (16, 8, 4, 2, 1)
-VECTORS: Final = (4, 2, 1)
-# Where nothing is measured: the order that publications suggest.
-DEFAULT_ORDER: Final = ("lora", "dreambooth", "textual-inversion", "hypernetwork")
 
 PROGRAMS: Final = ("tsuika", "A1111", "Forge", "ComfyUI", "diffusers")
 _ALIASES: Final = {"automatic1111": "A1111", "webui": "A1111", "comfy": "ComfyUI"}
@@ -147,7 +144,7 @@ def order(
     def tier(method: str) -> tuple[int, float, int]:
         missing = -len(works_in(method, family, embedded=embedded))
         if method not in row:
-            return (3, 0.0, DEFAULT_ORDER.index(method))
+            return (3, 0.0, GUIDANCE[method].place)
         cell = row[method]
         lost = best - cell.gain.mean
         even = cell.against is not None and not cell.against.sign
@@ -200,7 +197,7 @@ def advise(
     # Else smaller results of the methods that are there already.
     for one in tuple(options):
         smallest = one.file_bytes
-        for start in range(1, len(_candidates(one.method, subject.embedded))):
+        for start in range(1, len(recipes.sizes(one.method, embedded=subject.embedded))):
             fit = _fit(request, base, one.method, memory, start)
             if len(options) < OFFERED and not isinstance(fit, NotOffered) and fit[2] < smallest:
                 options.append(option(one.method, *fit))
@@ -211,6 +208,8 @@ def advise(
     best = options[0]
     known = {option.method for option in options} | {one.method for one in not_offered}
     left = [NotOffered(method, _not_among(method, row, best)) for method in ranked if method not in known]
+    unknown = Statement(_("Nobody has measured it, and nothing is published of it that is known here."), "known", BENCH)
+    left += [NotOffered(method, unknown) for method in methods.METHODS if method not in METHODS]
     return Advice(
         request,
         tuple(options),
@@ -238,14 +237,6 @@ def works_in(method: str, family: str, *, embedded: bool) -> tuple[str, ...]:
     return tuple(name for name in PROGRAMS if name in apply)
 
 
-def _candidates(method: str, embedded: bool) -> list[MethodSize]:
-    if method == "lora":
-        return [MethodSize(method, rank=rank) for rank in RANKS]
-    if method == "textual-inversion":
-        return [MethodSize(method, vectors=n) for n in (VECTORS if embedded else VECTORS[1:])]
-    return [MethodSize(method)]
-
-
 def _fit(
     request: Request, base: KnownBase, method: str, memory: Callable[[Recipe], float], start: int = 0
 ) -> tuple[MethodSize, Thrift, int] | NotOffered:
@@ -261,7 +252,7 @@ def _fit(
         why = _("{program} does not apply its results.", program=program)
         return NotOffered(method, Statement(why, "known", reasons.PROGRAMS_SOURCE), f"✕ {program}")
     smallest, least = 0.0, 0.0
-    for candidate in _candidates(method, embedded)[start:]:
+    for candidate in recipes.sizes(method, embedded=embedded)[start:]:
         size = sizes.file_bytes(base, recipes.recipe_of(request.subject, candidate))
         smallest = size / 1e6
         if request.max_file_mb is not None and smallest > request.max_file_mb:

@@ -19,6 +19,7 @@ from tsuika.core.files import sha256
 from tsuika.core.texts import Text, _, _n, few
 from tsuika.core.types import Artifact, Format, Model, model_tensors
 from tsuika.formats import common
+from tsuika.methods import textual_inversion
 from tsuika.methods.whole_model import metadata_of
 from tsuika.training.device import DTYPES
 from tsuika.training.writing import faint_layers, largest_error
@@ -26,7 +27,7 @@ from tsuika.training.writing import faint_layers, largest_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WORDS = formats.for_method("textual-inversion")[0]  # of the words in LoRA files
+_WORDS = formats.for_method(textual_inversion.METHOD.name)[0]  # of the words in LoRA files
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
-from tsuika.core.texts import _
+from tsuika.core.texts import Text, _, listed
 
 if TYPE_CHECKING:
     from tsuika.config import Recipe
@@ -31,7 +31,7 @@ Vae = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help=_("Replace the --out file if it exists."))]
 
 # What makes a recipe.
-Method = Annotated[str, typer.Argument(help=_("Method: lora, textual-inversion, dreambooth or hypernetwork."))]
+Method = Annotated[str, typer.Argument(help=_("Method: {methods} or {last_method}."))]
 Images = Annotated[str, typer.Option("--images", help=_("Folder of training images; never changed."))]
 Trigger = Annotated[str, typer.Option("--trigger", help=_("Trigger word."))]
 ClassWord = Annotated[
@@ -42,6 +42,17 @@ RecipeFile = Annotated[
 ]
 Set = Annotated[Optional[list[str]], typer.Option("--set", help=_("Any setting as key=value (see: tsuika settings)."))]
 Device = Annotated[str, typer.Option("--device", help=_("Device: auto, cpu, cuda, cuda:1, mps."))]
+
+
+def filled(help: object) -> Text:
+    """The help of a flag, with the names of the methods where it lists them: they are imported when it is shown."""
+    text = help if isinstance(help, Text) else Text(str(help or ""))
+    if "{methods}" not in text:
+        return text
+    from tsuika.methods import METHODS
+
+    *names, last = METHODS
+    return text.filled({"methods": listed(names), "last_method": last})
 
 
 def built(method: str, file: Path | None, settings: Sequence[str] | None, **flags: object) -> Recipe:

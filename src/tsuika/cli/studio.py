@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Optional
 import typer
 
 from tsuika.cli import labels, screen
+from tsuika.cli.flags import filled
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _, languages
@@ -29,7 +30,6 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "--purpose": ("balanced", "texture", "colour"),
     "--to": ("kohya", "diffusers", "a1111", "native", "single-file"),
     "--zero-terminal-snr": ("auto", "on", "off"),
-    "method": ("lora", "textual-inversion", "dreambooth", "hypernetwork"),
 }
 HIDDEN: Final = frozenset({"json", "help", "lang"})
 
@@ -80,17 +80,19 @@ def described(group: Any, before: Sequence[str] = ()) -> Iterator[Mapping[str, A
 
 
 def _flag(parameter: Any) -> dict[str, Any]:
+    from tsuika.methods import METHODS
+
     is_argument = not getattr(parameter, "opts", [""])[0].startswith("-")
     default = parameter.default if isinstance(parameter.default, str | int | float | bool) else None
     flag = "" if is_argument else parameter.opts[0]
-    choices = CHOICES.get(flag or parameter.name, ())
+    choices = tuple(METHODS) if is_argument and parameter.name == "method" else CHOICES.get(flag, ())
     kind = "flag" if getattr(parameter, "is_flag", False) else "choice" if choices else _kind(parameter)
     nothing = [] if default in choices or parameter.required else [""]
     return {
         "name": parameter.name,
         "flag": flag,
         "off": next(iter(parameter.secondary_opts), ""),
-        "text": _texts(getattr(parameter, "help", "")),
+        "text": _texts(filled(getattr(parameter, "help", ""))),
         "kind": kind,
         "choices": [*nothing, *choices] if choices else [],
         "is_place": kind == "path" or (kind == "text" and bool(PLACE.search(str(parameter.help)))),

@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from tsuika.cli import layout
+from tsuika.cli.flags import filled
 from tsuika.cli.language import local
 from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text, _, listed
@@ -96,7 +97,7 @@ def _option(option: Any, ctx: Any) -> str:
 
 def _meaning(parameter: Any) -> str:
     default = parameter.default
-    text = local(_HELP if "--help" in parameter.opts else parameter.help or "")
+    text = local(_HELP if "--help" in parameter.opts else filled(parameter.help))
     if parameter.required:
         return local(_("{text} [required]", text=text))
     if isinstance(default, (int, float, str, Path)) and not isinstance(default, bool) and str(default):

@@ -84,7 +84,7 @@ class Recipe(Section):
         """A recipe from a file, then the method and flags, then any settings; the method's own defaults hold elsewhere.
 
         Args:
-            method: `lora`, `textual-inversion`, `dreambooth`, `hypernetwork`, or the address of one from outside.
+            method: its name in `methods.METHODS`, as `lora`, or the address of one from outside.
             file: a recipe in TOML, or another program's settings (`imports`).
             settings: by dotted key: `{"method.rank": 8}`.
             flags: by the names in `FLAGS`: `images="photos", trigger="sks"`. None and "" are as if not given.

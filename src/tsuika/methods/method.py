@@ -12,6 +12,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
+from tsuika.methods.guidance import Guidance
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
 
@@ -130,6 +131,9 @@ class Method:
     outline: Callable[[Any, Data, Model], Outline] | None = None
     describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
     uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result
+    guidance: Guidance | None = (
+        None  # for `tsuika advise`, which says of a method without it that nobody has measured it
+    )
 
     @property
     def name(self) -> str:

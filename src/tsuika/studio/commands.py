@@ -12,7 +12,7 @@ from tsuika import config
 from tsuika.core.errors import RecipeError
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
-from tsuika.methods import METHODS
+from tsuika.methods import DEFAULT, METHODS
 from tsuika.studio import planning, uploads
 from tsuika.studio.jobs import LIGHT, Job
 from tsuika.studio.state import Studio
@@ -109,7 +109,7 @@ def _check_recipe(path: Path) -> None:
         RecipeError: RC015, it does not.
     """
     method = config.read_tables(path).get("method", {})
-    if isinstance(method, dict) and method.get("name", "lora") not in METHODS:
+    if isinstance(method, dict) and method.get("name", DEFAULT.name) not in METHODS:
         raise RecipeError("RC015", key="recipe", found=path, why=", ".join(METHODS), do="tsuika --help")
 
 

@@ -9,6 +9,7 @@ from tsuika.core.section import expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Model, model_tensors
+from tsuika.methods.guidance import RUIZ, YEH, Claim, Guidance
 from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
 from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika
 
@@ -77,6 +78,28 @@ def uses(result: Result) -> Iterator[Use]:
         yield from in_sd_scripts(result, [], source=str(file))
 
 
+GUIDANCE: Final = Guidance(
+    place=2,
+    steps=1500,
+    growth=0.44,
+    embedded_growth=0.3,
+    goals=("character",),
+    frugal={"method.weights": "bf16", "train.optimizer": "adafactor"},
+    reg_images=100,
+    said_for={
+        "": Claim(
+            _(
+                "DreamBooth shows the subject better than Textual Inversion: DINO 0.668 against 0.569; 68% of users preferred it,"
+                " 22% the other."
+            ),
+            RUIZ,
+        )
+    },
+    said_against=Claim(
+        _("Training all weights is best in likeness only at the right learning rate; at a wrong one it is worst."), YEH
+    ),
+)
+
 METHOD: Final = Method(
     settings=DreamBooth,
     title=_("DreamBooth"),
@@ -86,4 +109,5 @@ METHOD: Final = Method(
     backward="all",
     outline=outline,
     uses=uses,
+    guidance=GUIDANCE,
 )

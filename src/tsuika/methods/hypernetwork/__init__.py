@@ -14,6 +14,7 @@ from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact, Facts, Model
+from tsuika.methods.guidance import Claim, Guidance
 from tsuika.methods.layers import Layers, weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_tsuika
@@ -137,6 +138,22 @@ def uses(result: Result) -> Iterator[Use]:
     yield by_node(file, "models/hypernetworks/", "HypernetworkLoader", result.prompt)
 
 
+GUIDANCE: Final = Guidance(
+    place=4,
+    steps=3800,
+    growth=0.46,
+    embedded_growth=0.25,
+    goals=("style",),
+    said_for={
+        "": Claim(
+            _("Its makers report that it works with image sets of varied size; they give no numbers."),
+            "NovelAI, Improvements on Stable Diffusion, 2022",
+        )
+    },
+    said_against=Claim(_("No controlled comparison with LoRA has been published.")),
+    unsupported=_("Forge lists hypernetworks but does not apply them; diffusers has no loader."),
+)
+
 METHOD: Final = Method(
     settings=Hypernetwork,
     title=_("Hypernetwork"),
@@ -149,4 +166,5 @@ METHOD: Final = Method(
     outline=outline,
     describe=describe,
     uses=uses,
+    guidance=GUIDANCE,
 )

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from tsuika.data.folder import IMAGES
+from tsuika.methods import METHODS
 from tsuika.studio import answers, models, planning, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
@@ -51,10 +52,14 @@ def start(given: ToolCall, studio: Here) -> dict[str, str]:
 
 @router.get("/artifacts", response_model=answers.ArtifactsView)
 def artifacts(studio: Here) -> dict[str, Any]:
-    """What was made here or picked, for the playground, the samplers' names, and VAEs."""
-    own, files = planning.own_vaes("embedded"), models.vaes(studio)
-    artifacts = [one for one in models.artifacts(studio) if one["kind"] != models.VAE]
-    return {"artifacts": artifacts, "samplers": list(models.SAMPLERS), "own_vaes": list(own), "vaes": files}
+    """What was made here or picked, for the playground, and what can be chosen there."""
+    return {
+        "artifacts": [one for one in models.artifacts(studio) if one["kind"] != models.VAE],
+        "added": [name for name, method in METHODS.items() if not method.whole_model],
+        "samplers": list(models.SAMPLERS),
+        "own_vaes": list(planning.own_vaes("embedded")),
+        "vaes": models.vaes(studio),
+    }
 
 
 @router.post("/dropped", response_model=answers.Dropped)

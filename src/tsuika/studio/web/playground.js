@@ -5,8 +5,6 @@ import { _, begin, get, html, jobs, noteJob, resultOf, send, sendFile, signal, t
 import { Outcome } from "./outcome.js";
 import { Broken, Drawer, Icon, Picker, Working, useEffect, useRef, useState } from "./ui.js";
 
-// What is applied to a base model.
-const ADDED = ["lora", "textual-inversion", "hypernetwork"];
 const EMPTY = { prompt: "", negative: "", base: "embedded", vae: "builtin", vae_on: true, seed: 1, steps: "", cfg: "", sampler: "", size: "", clip_skip: "", num: 2 };
 /** What is asked for, kept while other screens are shown. @type {{value: any}} */
 const asked = signal(JSON.parse(localStorage.getItem("tsuika-playground") ?? "null") ?? { ...EMPTY, cards: [] });
@@ -21,7 +19,7 @@ function change(change) {
 }
 
 export default function Playground() {
-  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], samplers: [], own_vaes: [OWN], vaes: [] }));
+  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], added: [], samplers: [], own_vaes: [OWN], vaes: [] }));
   const [bases, setBases] = useState(/** @type {import("./core.js").Schemas["BaseRow"][]} */ ([]));
   const [picking, setPicking] = useState("");
   const [shown, setShown] = useState(/** @type {any} */ (null));
@@ -113,7 +111,7 @@ export default function Playground() {
       <div class="row between"><span class="soft small">${_("Drop an image here to take its settings over, or a LoRA or another file to see what it is.")}</span>
         <button onClick=${() => file.current?.click()}><${Icon} name="file" /> ${_("Choose a file")}</button>
         <input ref=${file} type="file" hidden aria-label=${_("An image or a file of weights")} onChange=${(/** @type {any} */ event) => (take(event.target.files[0]), (event.target.value = ""))} /></div>
-      ${dropped && html`<${Dropped} found=${dropped} onUse=${add} onClose=${() => setDropped(null)} />`}
+      ${dropped && html`<${Dropped} found=${dropped} added=${known.added} onUse=${add} onClose=${() => setDropped(null)} />`}
       ${results.map(job => html`<article key=${job.id} class="result">
         <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
         <${Broken} job=${job} />
@@ -149,14 +147,14 @@ function methodName(kind) {
   return names[/** @type {keyof typeof names} */ (kind)] ?? _("results");
 }
 
-/** What a dropped file has brought. @param {{found: any, onUse: (one: any) => void, onClose: () => void}} props */
-function Dropped({ found, onUse, onClose }) {
+/** What a dropped file has brought. @param {{found: any, added: string[], onUse: (one: any) => void, onClose: () => void}} props */
+function Dropped({ found, added, onUse, onClose }) {
   const job = jobs.value[found.job];
   const [kind, setKind] = useState("");
   useEffect(() => {
     if (job?.state === "done") tried(async () => setKind((await resultOf(job.id))?.kind ?? ""));
   }, [job?.state]);
-  const use = ADDED.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : kind === "vae" ? (/** @type {any} */ one) => change({ vae: one.file, vae_on: true }) : null;
+  const use = added.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : kind === "vae" ? (/** @type {any} */ one) => change({ vae: one.file, vae_on: true }) : null;
   return html`<article class="card quiet-card"><div class="row between"><h2>${found.name}</h2>
       <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></div>
     ${!found.job && html`<p>${found.empty ? _("This image does not say how it was made.") : _("Its settings are in the form now.")}
