@@ -7,6 +7,7 @@ hand; what the code no longer says is dropped.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -20,9 +21,8 @@ from tsuika.core.messages import MESSAGES
 from tsuika.studio.catalogue import messages
 
 SOURCE = Path(__file__).parents[1] / "src/tsuika"
-FILES = [("**.py", "python"), ("**.j2", "jinja2")]
-# Of a setting of the recipe the help is the second argument.
-KEYWORDS = {"_": None, "_n": (1, 2), "everyday": (2,), "expert": (2,)}
+# Calls that hold messages, and which of their arguments do. Of a setting of the recipe the help is the second one.
+CALLS = {"_": (0,), "_n": (0, 1), "everyday": (1,), "expert": (1,)}
 
 
 def extracted(source: Path = SOURCE) -> dict[str, str]:
@@ -30,10 +30,29 @@ def extracted(source: Path = SOURCE) -> dict[str, str]:
     found = messages(sorted((source / "studio/web").glob("*.js")))
     parts = (part.msgid for one in MESSAGES.values() for part in (one.what, one.why, one.do))
     found |= dict.fromkeys((part for part in parts if re.sub(r"\{\w+\}", "", part)), "")
-    for _file, _line, message, _comments, _context in extract_from_dir(source, method_map=FILES, keywords=KEYWORDS):
-        singular, plural = (message, "") if isinstance(message, str) else message[:2]
-        found[singular] = plural or found.get(singular, "")
+    pages = extract_from_dir(source, method_map=[("**.j2", "jinja2")], keywords={"_": None, "_n": (1, 2)})
+    templates = [message if isinstance(message, tuple) else (message,) for _file, _line, message, *_rest in pages]
+    for singular, *plural in (*templates, *(call for path in sorted(source.rglob("*.py")) for call in calls(path))):
+        found[singular] = plural[0] if plural else found.get(singular, "")
     return found
+
+
+def calls(path: Path) -> Iterator[tuple[str, ...]]:
+    """The messages of a module: one, or singular and plural. Babel's own reader of Python takes an f-string that a message is
+    filled with for a message, and says so.
+
+    Raises:
+        ValueError: a message is an f-string, which no catalogue can hold.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
+            given = [node.args[place] for place in CALLS[node.func.id] if place < len(node.args)]
+            if any(isinstance(one, ast.JoinedStr) for one in given):
+                raise ValueError(
+                    f"{path}:{node.lineno}: a message cannot be an f-string; give its values as parameters"
+                )
+            if texts := tuple(one.value for one in given if isinstance(one, ast.Constant)):
+                yield texts
 
 
 def catalogues() -> Iterator[Path]:

@@ -169,6 +169,61 @@ def test_its_result_can_lie_under_a_run_of_its_own_method_alone(place: Path, run
 
 
 @pytest.mark.parametrize(
+    ("name", "old", "new", "why"),
+    [
+        ("lacks_attach", "def attach(", "def _attach(", "`lacks_attach` has no function `attach`"),
+        ("takes_two", "config: BitFit, generator: torch.Generator", "config: BitFit", "must take 3 arguments"),
+        ("text_formats", 'formats=("native", "bitfit_npz:FORMAT")', 'formats="native"', "must be a tuple"),
+        ("no_section", "settings=BitFit,", "settings=dict,", "must be a subclass of `MethodSection`"),
+        ("no_module", "module=__name__", 'module="bitfit_tensors"', "No module named 'bitfit_tensors'"),
+    ],
+)
+def test_what_a_method_lacks_is_said_when_it_is_found(place: Path, name: str, old: str, new: str, why: str) -> None:
+    variant(place, name, old, new)
+    with pytest.raises(RecipeError, match="RC002") as caught:
+        find(f"{name}:METHOD")
+    assert why in caught.value.describe()
+
+
+def variant(place: Path, name: str, old: str, new: str) -> None:
+    """The page's method under another name, with a change."""
+    text = (place / "bitfit.py").read_text(encoding="utf-8").replace("bitfit:METHOD", f"{name}:METHOD")
+    assert text.count(old) == 1
+    (place / f"{name}.py").write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("half", "def artifact(", "def _artifact(", ("RC002", "has no `artifact`")),
+        (
+            "broken_rates",
+            "return [ParamGroup(",
+            "return {}['rate'] or [ParamGroup(",
+            ("RC043", "`broken_rates` failed: KeyError('rate')", "Tell whoever made it"),
+        ),
+    ],
+)
+def test_what_a_method_from_outside_does_wrong_is_no_bug_of_ours(
+    place: Path,
+    tmp_path: Path,
+    name: str,
+    old: str,
+    new: str,
+    said: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variant(place, name, old, new)
+    words = ["train", f"{name}:METHOD", "--images", str(place / "images"), "--trigger", "zuzu", "--out", "run"]
+    assert program(*words, "--set", "guard.mode=off", "--set", "preview.num=0", "--device", "cpu") == 2
+    told = capsys.readouterr().err
+    assert all(part in told for part in said) and "bug of tsuika" not in told
+    assert Path("tsuika-error.log").exists() == ("RC043" in told)
+
+
+@pytest.mark.parametrize(
     ("name", "why"),
     [
         ("nowhere.at.all:METHOD", "cannot be imported"),

@@ -23,10 +23,11 @@ import typer
 from tsuika.api import phases
 from tsuika.cli import labels, language, layout, usage
 from tsuika.cli.language import local
-from tsuika.core.errors import TsuikaError, outer_cause
+from tsuika.core import outside
+from tsuika.core.errors import RecipeError, TsuikaError, outer_cause
 from tsuika.core.events import Warned
 from tsuika.core.plain import jsonable, to_dict
-from tsuika.core.texts import _, languages
+from tsuika.core.texts import _, languages, listed
 
 _error: ContextVar[TsuikaError | None] = ContextVar("error", default=None)  # that ends the program
 
@@ -168,20 +169,33 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
         if (known := outer_cause(bug)) is not None:
             error(known)
             raise SystemExit(known.exit_status) from None
-        _report_bug(bug)
-        raise SystemExit(1) from None
+        raise SystemExit(_report_bug(bug)) from None
     # Typer hands a status (130 of Ctrl+C, among others) back like a result.
     if isinstance(status, int) and status:
         raise SystemExit(status)
 
 
-def _report_bug(bug: Exception) -> None:
-    """Log a bug, and say where and what to do."""
-    if log := log_failure():
+def _report_bug(bug: Exception) -> int:
+    """Log a bug, and say whose it is, where and what to do; returns the exit status."""
+    log = log_failure()
+    if module := outside.origin(bug):
+        theirs = RecipeError("RC043", module=module, error=repr(bug), log=log or "-")
+        error(theirs)
+        return theirs.exit_status
+    if log:
         say(_("This is a bug of tsuika. The details are in {log}.", log=log))
     else:
         say(_("This is a bug of tsuika: {error}. No log could be written.", error=repr(bug)))
+    if others := outside.packages():
+        say(
+            _(
+                "Unless it comes from {modules}, which does not belong to tsuika: try one of tsuika's own methods. If that works,"
+                " tell whoever made it.",
+                modules=listed(f"`{name}`" for name in others),
+            )
+        )
     say(_("Please report it with them and with what this command prints: tsuika doctor"))
+    return 1
 
 
 def log_failure() -> Path | None:

@@ -151,6 +151,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "RC040": ("{file} is {kind}; {count} settings come from it",),
         "RC041": ("{file} is {kind}; {count} settings come from it", "Without a counterpart: {names}."),
         "RC042": ("{method} has no setting `{key}`", "It is a setting of {owners}.", "Its own settings: {names}"),
+        "RC043": (
+            "`{module}` failed: {error}",
+            "It does not belong to tsuika; the method's name, or that of its format, has brought it in.",
+            "Tell whoever made it. The details are in {log}.",
+        ),
         "DS001": ("The image folder does not exist", "No folder of this name was found.", "Check its path."),
         "DS002": (
             "{usable} of {total} images can be used; at least {needed} are needed",

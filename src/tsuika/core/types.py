@@ -269,6 +269,7 @@ class Update:
     scale: float = 1.0
 
 
+@runtime_checkable
 class Attachment(Protocol):
     """A method attached to a model: its trainable part, and how to take it off again.
 

@@ -23,12 +23,12 @@ __all__ = ["Method", "MethodSection"]  # what is defined elsewhere and looked fo
 def find(name: str, *, where: object = "") -> Method:
     """The method of this name. An address is imported, so it must come from the user: a recipe or a flag, not a result.
     `where` is the recipe's file, for errors. Raises RecipeError: RC002, there is none of this name, it cannot be
-    imported, or it is no method."""
+    imported, or it is no method or lacks what one has."""
     if name in METHODS:
         return METHODS[name]
     if not is_address(name):
         raise no_such("method.name", name, METHODS, where=where)
-    method = imported(name, Method, key="method.name", where=where)
+    method = imported(name, Method, key="method.name", where=where, check=Method.fault)
     if method.name != name:
         why = _("Its settings say `name = {name}`; that must be its address.", name=repr(method.name))
         raise RecipeError("RC002", where=where, key="method.name", found=name, why=why)

@@ -24,7 +24,7 @@ class Claim:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guidance:
     """How long a method trains, how large its results may be, and what publications and rules of thumb say of it."""
 

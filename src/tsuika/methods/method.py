@@ -3,6 +3,7 @@ computes is in the module that a description names; it is imported when it is fi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from tsuika.core.errors import RecipeError
 from tsuika.core.section import Section, everyday, expert
 from tsuika.core.sections import Data
-from tsuika.core.texts import Text, _
+from tsuika.core.texts import Text, _, listed
+from tsuika.core.types import Attachment
 from tsuika.methods.guidance import Guidance
 from tsuika.methods.layers import Layers
 from tsuika.methods.uses import Result, Use, in_tsuika
@@ -19,7 +21,7 @@ from tsuika.methods.uses import Result, Use, in_tsuika
 if TYPE_CHECKING:
     import torch
 
-    from tsuika.core.types import Artifact, Attachment, Facts, Model
+    from tsuika.core.types import Artifact, Facts, Model
 
 Backward = Literal["text", "adapter", "all"]
 
@@ -153,12 +155,42 @@ class Method:
         CPU, is for initial weights. Raises RecipeError: settings that cannot be; ModelError: `start` does not fit this
         model (MD004)."""
         module = import_module(self.module)
-        made: Attachment = (
+        return self._made(
             module.attach(model, config, generator) if start is None else module.go_on(model, config, start)
         )
-        return made
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:
         """Attach what a file held, frozen, at strength 1. Raises ModelError: it does not fit this model (MD004)."""
-        made: Attachment = import_module(self.module).restore(model, artifact)
-        return made
+        return self._made(import_module(self.module).restore(model, artifact))
+
+    def _made(self, made: Any) -> Attachment:
+        """What `attach` or `restore` gave. Raises RecipeError: RC002, it is no attachment."""
+        if isinstance(made, Attachment):
+            return made
+        wanted = (name for name in (*vars(Attachment), *Attachment.__annotations__) if not name.startswith("_"))
+        lacks = listed(f"`{name}`" for name in sorted(wanted) if not hasattr(made, name))
+        why = _("{kind}, which stands for it on a model, has no {lacks}.", kind=type(made).__name__, lacks=lacks)
+        raise RecipeError("RC002", key="method.name", found=self.name, why=why)
+
+    def fault(self) -> Text | None:
+        """What this description lacks to be a method; None: nothing. Imports the module that computes. Raises
+        ImportError, and whatever else the module's own code raises."""
+        if not (isinstance(self.settings, type) and issubclass(self.settings, MethodSection)):
+            return _("Its `settings` must be a subclass of `MethodSection`.")
+        if not isinstance(self.formats, tuple):
+            return _('Its `formats` must be a tuple of names: `("native",)`.')
+        module = import_module(self.module)
+        wanted = {"attach": 3, "restore": 2}
+        if self.settings.start_file is not MethodSection.start_file:
+            wanted["go_on"] = 3
+        for name, count in wanted.items():
+            function = getattr(module, name, None)
+            if not callable(function):
+                return _("`{module}` has no function `{name}`.", module=self.module, name=name)
+            try:
+                inspect.signature(function).bind(*range(count))
+            except TypeError:
+                return _(
+                    "`{name}` of `{module}` must take {count} arguments.", name=name, module=self.module, count=count
+                )
+        return None
