@@ -170,6 +170,13 @@ def test_verdicts_need_more_than_the_seeds_explain():
     assert score("likeness", (0.1,), (0.9,)).verdict == "unknown"
 
 
+@pytest.mark.parametrize("method", ["lora", "bitfit:METHOD"])
+def test_where_no_other_program_reads_it_the_page_says_so_and_names_no_folders(method):
+    page = report.render(full(method=method, base="embedded"), "en")
+    assert ("No other program is known to read" in page) == (method != "lora")
+    assert ("the folders named below" in page) == (method == "lora")
+
+
 def test_every_file_must_have_been_read_back_for_the_self_check():
     checked = full()
     assert report.largest_error(checked.artifacts) == 3e-4

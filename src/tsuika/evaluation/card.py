@@ -14,7 +14,7 @@ from tsuika.core.texts import Text, _, _n, in_language
 from tsuika.evaluation.report_guard import loss_change
 from tsuika.families import title_of
 from tsuika.formats.provenance import Provenance
-from tsuika.methods import METHODS, title
+from tsuika.methods import METHODS, is_read_elsewhere, title
 from tsuika.methods.uses import Use
 from tsuika.pages import sentences, span_of
 
@@ -147,6 +147,8 @@ class Card:
             yield _("Licence"), code(self.licence)
 
     def _how(self, *programs: str) -> Iterator[Text | str]:
+        if not is_read_elsewhere(self.report["method"], self.report["family"]):
+            yield _("No other program is known to read results of this method: generate with tsuika.")
         for use in self.uses:
             if not programs or any(name in use.program for name in programs):
                 yield f"### {use.program}"

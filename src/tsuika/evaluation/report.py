@@ -21,7 +21,7 @@ from tsuika.core.texts import Text, _, _n, languages
 from tsuika.evaluation import report_guard
 from tsuika.evaluation.near_copies import ImageSource, MemorizationCheck, data_uri
 from tsuika.families import FAMILIES
-from tsuika.methods import METHODS, title
+from tsuika.methods import METHODS, is_read_elsewhere, title
 from tsuika.methods.uses import Result, in_tsuika
 from tsuika.pages.chart import curve, smoothed
 
@@ -278,6 +278,7 @@ def render(data: ReportData, language: str | None = None) -> str:
         curve=curve(data.losses, data.best_step if is_same_run else None),
         largest_error=error,
         uses=uses,
+        is_read_elsewhere=family is not None and is_read_elsewhere(data.method, data.family),
         guard=guard,
         lookalikes=data.lookalikes,
         guard_view=report_guard.view(guard, data.look_losses or data.losses) if guard else None,

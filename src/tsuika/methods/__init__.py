@@ -40,6 +40,11 @@ def title(name: str) -> str:
     return METHODS[name].title if name in METHODS else name
 
 
+def is_read_elsewhere(name: str, family: str) -> bool:
+    """Whether programs other than tsuika read results of this method for a family; of one from outside none is known."""
+    return name in METHODS and METHODS[name].programs(family) != ("tsuika",)
+
+
 def with_outside(names: Iterable[str]) -> dict[str, Method]:
     """All of `METHODS`, and those that are named beside them. Raises RecipeError: as `find`."""
     return METHODS | {name: find(name) for name in names}
