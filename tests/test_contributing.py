@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import contributing_page
 import tsuika
 from tsuika import config, formats
 from tsuika.cli import screen
@@ -23,7 +24,6 @@ from tsuika.core.events import Previewed, Stepped
 from tsuika.embedded import gadget, mascot
 from tsuika.methods import METHODS, find
 
-PAGE = Path(__file__).parents[1] / "docs" / "contributing.md"
 ADDRESS = "bitfit:METHOD"
 
 
@@ -31,11 +31,9 @@ ADDRESS = "bitfit:METHOD"
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The page's files, importable, and images to train on."""
     root = tmp_path_factory.mktemp("contributing")
-    blocks = re.findall(
-        r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    assert {name for name, _ in blocks} == {"bitfit.py", "recipe.toml", "bitfit_npz.py"}
-    for name, text in blocks:
+    blocks = contributing_page.files()
+    assert blocks.keys() == {"bitfit.py", "ia3.py", "ia3_layers.py", "recipe.toml", "bitfit_npz.py"}
+    for name, text in blocks.items():
         (root / name).write_text(text, encoding="utf-8")
     (root / "images").mkdir()
     mascot.write(root / "images", gadget.pictures(3))
@@ -44,13 +42,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         patch.chdir(root)
         yield root
-    for name in ("bitfit", "bitfit_npz"):
+    for name in ("bitfit", "bitfit_npz", "ia3", "ia3_layers"):
         sys.modules.pop(name, None)
 
 
-def recipe(place: Path) -> config.Recipe:
+def recipe(place: Path, method: dict[str, Any] | None = None) -> config.Recipe:
     """The page's own, with what keeps a run short; the precision is the default, bf16 on many machines."""
     tables = config.read_tables(place / "recipe.toml")
+    tables["method"] = method or tables["method"]
     short = {
         "data.images": str(place / "images"),
         "data.trigger": "daruma",
@@ -96,10 +95,10 @@ def program(*words: str) -> int:
     return 0
 
 
-def test_importing_the_description_imports_no_torch(place: Path) -> None:
+def test_importing_the_descriptions_imports_no_torch(place: Path) -> None:
     import subprocess
 
-    code = "import sys, bitfit; sys.exit('torch' in sys.modules)"
+    code = "import sys, bitfit, ia3; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=place)
 
 
@@ -252,6 +251,17 @@ def test_a_method_without_a_format_is_refused_before_it_starts(place: Path, tmp_
         list(tsuika.train(recipe, tmp_path / "run"))
     assert "No file format" in caught.value.describe()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_adds_layers_trains_and_draws(place: Path, tmp_path: Path) -> None:
+    run = tsuika.train(recipe(place, {"name": "ia3:METHOD"}), tmp_path / "run")
+    list(run)
+    (file,) = run.result.artifacts
+    words = ["generate", "--prompt", "a daruma", "--steps", "1", "--device", "cpu", "--method", "ia3:METHOD"]
+    for strength in ("0", "1"):
+        out = ["--artifact", f"{file}:{strength}", "--out", str(tmp_path / f"{strength}.png")]
+        assert program(*words, *out) == 0
+    assert Image.open(tmp_path / "0.png").tobytes() != Image.open(tmp_path / "1.png").tobytes()
 
 
 def test_settings_from_outside_are_checked_and_explained(place: Path) -> None:

@@ -257,6 +257,33 @@ def test_detaching_gives_the_very_model_back(method: str, family: str) -> None:
     assert torch.equal(outputs(model, ASKED), said)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_it_lies_on_another_result_and_comes_off_before_it(method: str) -> None:
+    model = shallow()
+    base = outputs(model, ASKED)
+    lower = moved(attach(model, "lora"))
+    under = outputs(model, ASKED)
+    upper = moved(attach(model, method))
+    over = outputs(model, ASKED)
+    assert not torch.equal(under, base) and not torch.equal(over, under)
+    upper.set_strength(0)
+    assert torch.equal(outputs(model, ASKED), under)
+    upper.set_strength(1)
+    assert torch.equal(outputs(model, ASKED), over)
+    upper.detach()
+    assert torch.equal(outputs(model, ASKED), under)
+    lower.detach()
+    assert torch.equal(outputs(model, ASKED), base)
+
+
+def moved(attachment: Attachment) -> Attachment:
+    """With numbers as if something had been learned."""
+    source = torch.Generator().manual_seed(1)
+    for tensor in attachment.tensors().values():
+        tensor.add_(0.05 * torch.randn(tensor.shape, generator=source).to(tensor))
+    return attachment
+
+
 @by_case
 def test_the_same_recipe_gives_the_same_bits_also_when_stopped_and_resumed(
     method: str, family: str, tmp_path: Path

@@ -41,13 +41,13 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
     while run.step < (run.schedule.last if until is None else until):
         began = time.monotonic()
         torch.manual_seed(derive(train.seed, "dropout", run.step, accelerator.process_index))
-        share = run.schedule.share(run.step)
-        run.set_rate(share)
+        rate_share = run.schedule.share(run.step)
+        run.set_rate(rate_share)
         run.optimizer.zero_grad(set_to_none=True)
         total, errors = torch.zeros((), device=run.model.device), list[tuple[tuple[str, ...], Tensor]]()
-        for number in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
-            batch = run.batch(number)
-            t_B, noise_BCHW = draw(train, number, batch.latents_BCHW, objective)
+        for micro_batch in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
+            batch = run.batch(micro_batch)
+            t_B, noise_BCHW = draw(train, micro_batch, batch.latents_BCHW, objective)
             part, noise_BCHW, t_B = batch[mine], noise_BCHW[mine], t_B[mine]
             latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
@@ -70,13 +70,13 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         # A norm that is not finite alone: fp16's scaler skips such a step by itself.
         if not math.isfinite(mean_loss) or not (math.isfinite(grad_norm) or accelerator.mixed_precision == "fp16"):
             raise _diverged(run, _not_finite(run, errors))
-        run.advance(share)
-        yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * share, time.monotonic() - began)
+        run.advance(rate_share)
+        yield Stepped(run.step, mean_loss, grad_norm, train.learning_rate * rate_share, time.monotonic() - began)
 
 
-def draw(train: Train, number: int, like_BCHW: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Stratified times (B,) and noise (B, C, H, W) of a global micro-batch: a function of seed and its number."""
-    source = generator(train.seed, "noise", number)
+def draw(train: Train, micro_batch: int, like_BCHW: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Stratified times (B,) and noise (B, C, H, W) of a global micro-batch: a function of the seed and its number."""
+    source = generator(train.seed, "noise", micro_batch)
     shape = like_BCHW.shape
     t_B = objective.times(stratified(shape[0], source), train.timesteps, (train.min_timestep, train.max_timestep))
     noise_BCHW = torch.randn(shape, generator=source)
