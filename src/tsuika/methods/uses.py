@@ -56,6 +56,8 @@ class Result:
 
 def in_tsuika(result: Result, flag: str = "--artifact", file: PurePosixPath | None = None) -> Iterator[Use]:
     """tsuika's own command line, from the run's folder. `flag` takes the file, by default the first of the result."""
+    if not result.paths:
+        return
     file = file or PurePosixPath(result.paths[0])
     words = ["tsuika", "generate"]
     words += ["--base", result.base] if not result.on_embedded and flag != "--base" else []
