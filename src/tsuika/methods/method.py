@@ -175,13 +175,15 @@ class Method:
     def fault(self) -> Text | None:
         """What this description lacks to be a method; None: nothing. Imports the module that computes. Raises
         ImportError, and whatever else the module's own code raises."""
-        if not (isinstance(self.settings, type) and issubclass(self.settings, MethodSection)):
+        settings: Any = self.settings
+        formats: Any = self.formats
+        if not (isinstance(settings, type) and issubclass(settings, MethodSection)):
             return _("Its `settings` must be a subclass of `MethodSection`.")
-        if not isinstance(self.formats, tuple):
+        if not isinstance(formats, tuple):
             return _('Its `formats` must be a tuple of names: `("native",)`.')
         module = import_module(self.module)
         wanted = {"attach": 3, "restore": 2}
-        if self.settings.start_file is not MethodSection.start_file:
+        if settings.start_file is not MethodSection.start_file:
             wanted["go_on"] = 3
         for name, count in wanted.items():
             function = getattr(module, name, None)
