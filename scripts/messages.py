@@ -42,17 +42,15 @@ def calls(path: Path) -> Iterator[tuple[str, ...]]:
     filled with for a message, and says so.
 
     Raises:
-        ValueError: a message is an f-string, which no catalogue can hold.
+        ValueError: a message is no plain string, so that no catalogue can hold it.
     """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
-            given = [node.args[place] for place in CALLS[node.func.id] if place < len(node.args)]
-            if any(isinstance(one, ast.JoinedStr) for one in given):
-                raise ValueError(
-                    f"{path}:{node.lineno}: a message cannot be an f-string; give its values as parameters"
-                )
-            if texts := tuple(one.value for one in given if isinstance(one, ast.Constant)):
-                yield texts
+            given = [node.args[place] for place in CALLS[node.func.id]]
+            texts = tuple(one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str))
+            if len(texts) != len(given):
+                raise ValueError(f"{path}:{node.lineno}: a message is a plain string, and its values are parameters")
+            yield texts
 
 
 def catalogues() -> Iterator[Path]:
