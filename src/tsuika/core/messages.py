@@ -153,7 +153,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "RC042": ("{method} has no setting `{key}`", "It is a setting of {owners}.", "Its own settings: {names}"),
         "RC043": (
             "`{module}` failed: {error}",
-            "It does not belong to tsuika; the method's name, or that of its format, has brought it in.",
+            "It does not belong to tsuika; a setting of the recipe, or `--method`, names it.",
             "Tell whoever made it. The details are in {log}.",
         ),
         "DS001": ("The image folder does not exist", "No folder of this name was found.", "Check its path."),

@@ -34,6 +34,9 @@ def imported(
     """What is at an address. `key` (the setting) and `where` (the recipe's file) are for errors, `check` says what is
     wrong with it. Raises RecipeError: RC002, it cannot be imported, is something else, or has a fault."""
     module_name, _colon, attribute = address.partition(":")
+    is_ours = (
+        module_name.partition(".")[0] in sys.modules
+    )  # as `torch.optim:SGD`, of a library that tsuika uses as well
     try:
         module = import_module(module_name)
         found = getattr(module, attribute, None)
@@ -51,16 +54,18 @@ def imported(
     elif not isinstance(found, kind):
         fault = _("It is of type {found}, not {kind}.", found=type(found).__name__, kind=kind.__name__)
     elif fault is None:
-        vars(module)[_MARK] = address
+        if not is_ours:
+            vars(module)[_MARK] = address
         return found
     raise RecipeError("RC002", where=where, key=key, found=address, why=fault)
 
 
 def packages() -> tuple[str, ...]:
-    """Top-level names of what has come from outside into this process."""
+    """Top-level names of what has come into this process by an address alone."""
     modules = [*sys.modules.items()]
-    found = {name.partition(".")[0] for name, module in modules if _MARK in getattr(module, "__dict__", {})}
-    return tuple(sorted(found - {__package__.partition(".")[0]}))
+    return tuple(
+        sorted({name.partition(".")[0] for name, module in modules if _MARK in getattr(module, "__dict__", {})})
+    )
 
 
 def origin(error: BaseException) -> str:
