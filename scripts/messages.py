@@ -45,12 +45,19 @@ def calls(path: Path) -> Iterator[tuple[str, ...]]:
         ValueError: a message is no plain string, so that no catalogue can hold it.
     """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
-            given = [node.args[place] for place in CALLS[node.func.id]]
+        if _name(node) in CALLS:
+            # A help may be a message by itself: `expert(1, _("..."))`.
+            given = [one for place in CALLS[_name(node)] if _name(one := node.args[place]) not in CALLS]
             texts = tuple(one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str))
             if len(texts) != len(given):
                 raise ValueError(f"{path}:{node.lineno}: a message is a plain string, and its values are parameters")
-            yield texts
+            if texts:
+                yield texts
+
+
+def _name(node: ast.AST) -> str:
+    """Of what a call calls."""
+    return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
 
 
 def catalogues() -> Iterator[Path]:

@@ -67,13 +67,13 @@ def test_the_compiled_catalogue_is_that_of_the_source(language: str) -> None:
             assert compiled.gettext(message.id) == message.string, f"{path} is old: run `make setup`"
 
 
-@pytest.mark.parametrize("call", ['_(f"{name} is red")', '_("a " + name)', "_(name)", '_n("one", name, 2)'])
+@pytest.mark.parametrize("call", ['_(f"{name} is red")', '_("a " + name)', "_(str(name))", '_n("one", name, 2)'])
 def test_a_message_that_no_catalogue_can_hold_is_refused(call: str, tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(f'name = "x"\ntext = {call}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"module\.py:2"):
         list(messages.calls(path))
-    path.write_text('text = _("{name} is " "red", name=f"{1}", other=_("blue"))\n', encoding="utf-8")
+    path.write_text('text = _("{name} is " "red", name=f"{1}", other=everyday(1, _("blue")))\n', encoding="utf-8")
     assert list(messages.calls(path)) == [("{name} is red",), ("blue",)]
 
 
