@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 METHOD = re.compile(r"""["'](lora|textual-inversion|dreambooth|hypernetwork)["']""")
-FAMILY = re.compile(r"""["'](sd1|sd2|sdxl)["']""")
+FAMILY = re.compile(r"""["'](sd1|sd2|sdxl|sd3)["']""")
 JAPANESE = re.compile(r"[぀-ヿ一-鿿]")
 NARROWING = re.compile(r"^\s+assert .*(is not None|isinstance)", re.MULTILINE)
 FUNCTION = re.compile(r"^( *)(?:async )?def \w+", re.MULTILINE)
