@@ -22,6 +22,7 @@ from runs import settings
 from tiny_models import draw_pictures, shallow
 from tsuika import config, formats
 from tsuika.core.types import Artifact
+from tsuika.methods import METHODS
 from tsuika.methods.hypernetwork import Hypernetwork, nets
 
 # In a command: the file, the folder for results, what lies ready for all (a base, images).
@@ -267,7 +268,7 @@ class Samples:
         return found
 
     def _recipes(self, folder: Path) -> list[Sample]:
-        for method in ("lora", "textual-inversion", "dreambooth", "hypernetwork"):
+        for method in METHODS:
             tables = config.override(
                 {},
                 {

@@ -32,14 +32,12 @@ class Guidance:
     steps: int  # the cap on real bases at 20 images, for the guard to stop before
     growth: float  # the cap grows with the number of images to this power
     embedded_growth: float  # the same on the embedded base
-    goals: tuple[
-        Goal, ...
-    ] = ()  # what the rules of thumb of the Japanese guide that this project began with name it for
+    # What the rules of thumb of the Japanese guide that this project began with name it for.
+    goals: tuple[Goal, ...] = ()
     sizes: tuple[Mapping[str, Any], ...] = ({},)  # settings, from the largest result to the smallest
     frugal: Mapping[str, Any] = field(default_factory=dict)  # settings that take least memory
-    reg_images: int = (
-        0  # regularization images to be drawn on real bases, where the class must not change with a subject
-    )
+    # Regularization images to be drawn on real bases, where the class must not change with a subject.
+    reg_images: int = 0
     suffix: str = ""  # of an advised result's name; empty: the method's name
     said_for: Mapping[str, Claim] = field(default_factory=dict)  # by goal; "": for any of them
     said_against: Claim | None = None

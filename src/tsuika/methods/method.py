@@ -133,9 +133,8 @@ class Method:
     outline: Callable[[Any, Data, Model], Outline] | None = None
     describe: Callable[[Artifact], dict[str, Any]] = lambda artifact: {}  # for `tsuika inspect`, beside its tensors
     uses: Callable[[Result], Iterator[Use]] = in_tsuika  # how each program uses a result
-    guidance: Guidance | None = (
-        None  # for `tsuika advise`, which says of a method without it that nobody has measured it
-    )
+    # For `tsuika advise`, which says of a method without it that nobody has measured it.
+    guidance: Guidance | None = None
 
     @property
     def name(self) -> str:
