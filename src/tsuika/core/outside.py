@@ -34,9 +34,8 @@ def imported(
     """What is at an address. `key` (the setting) and `where` (the recipe's file) are for errors, `check` says what is
     wrong with it. Raises RecipeError: RC002, it cannot be imported, is something else, or has a fault."""
     module_name, _colon, attribute = address.partition(":")
-    is_ours = (
-        module_name.partition(".")[0] in sys.modules
-    )  # as `torch.optim:SGD`, of a library that tsuika uses as well
+    # As `torch.optim:SGD`, of a library that tsuika uses as well.
+    is_ours = module_name.partition(".")[0] in sys.modules
     try:
         module = import_module(module_name)
         found = getattr(module, attribute, None)
