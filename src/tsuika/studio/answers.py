@@ -423,7 +423,8 @@ class ArtifactRow(TypedDict):
 
 
 class ArtifactsView(TypedDict):
-    """Files of results, kinds of files that are applied to a base model, the samplers' names, the VAEs that come with the embedded base model, and those in files."""
+    """Files of results, kinds of files that are applied to a base model, the samplers' names, the VAEs that come with the
+    embedded base model, and those in files."""
 
     artifacts: list[ArtifactRow]
     added: list[str]
