@@ -384,6 +384,8 @@ def test_weight_decay_that_does_nothing_is_told() -> None:
         return list(optim.notes(config.build({"train": {"learning_rate": 1e-3, "steps": 100, **train}}).train))
 
     assert not told() and not told(weight_decay=1.0)
-    assert not told(weight_decay=0.01, optimizer="prodigy")
+    # Prodigy's rate is not known before.
+    of_prodigy = config.build({"train": {"weight_decay": 0.01, "optimizer": "prodigy"}}).train
+    assert optim.weight_decay_over_run(of_prodigy) is None
     (one,) = told(weight_decay=0.01)
     assert one.code == "TR004" and one.words("ja") != one.words("en")
