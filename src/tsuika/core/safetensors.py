@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -212,9 +212,16 @@ def save_tensors(
     meta device with `make`, which gives the numbers of a name: asked for one after the other, so that a whole model is
     never there twice."""
     with files.whole(path) as temporary, temporary.open("wb") as stream:
-        stream.write(_header_bytes(tensors, metadata))
-        for name, tensor in _ordered(tensors):
-            stream.write(_bytes(make(name) if make else tensor))
+        stream.writelines(blocks(tensors, metadata, make))
+
+
+def blocks(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], make: Callable[[str], Tensor] | None = None
+) -> Iterator[bytes | memoryview]:
+    """What `save_tensors` writes, piece by piece; the tensors may be on any device."""
+    yield _header_bytes(tensors, metadata)
+    for name, tensor in _ordered(tensors):
+        yield _bytes(make(name) if make else tensor)
 
 
 def copy_without(source: Path, target: Path, fields: Iterable[str]) -> bool:
@@ -258,7 +265,7 @@ def legacy_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> s
 def _bytes(tensor: Tensor) -> memoryview:
     import torch
 
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -23,6 +23,7 @@ Key = tuple[str, str]  # component, canonical module path
 Parts = adapters.Parts
 
 METHOD: Final = "lora"
+_CACHED: Final = 1 << 17  # numbers that are compared at once
 COMPONENTS: Final = ("unet", *dict.fromkeys(tower.component for family in FAMILIES for tower in family.towers))
 
 
@@ -154,8 +155,14 @@ def _layers_apart(a: Parts, b: Parts) -> float:
 def _apart(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return math.inf
-    a, b = (tensor.detach().to("cpu").double() for tensor in (a, b))
-    return _ratio(float((b - a).norm()), float(a.norm()))
+    a, b = (tensor.detach().to("cpu").reshape(-1) for tensor in (a, b))
+    error = size = 0.0
+    # In parts that a processor's cache holds: a quarter of the time that whole copies in float64 take.
+    for ours, theirs in zip(a.split(_CACHED), b.split(_CACHED), strict=True):
+        exact = ours.double()
+        apart = theirs.double() - exact
+        error, size = error + float(apart.dot(apart)), size + float(exact.dot(exact))
+    return _ratio(math.sqrt(error), math.sqrt(size))
 
 
 def _ratio(error: float, size: float) -> float:

@@ -6,16 +6,17 @@ random draw is a function of seed and step (`core.seeds`), so the step is also t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tsuika.core import files, kept
+from tsuika.core import files, kept, safetensors
 from tsuika.core.errors import FormatError
 from tsuika.core.files import sha256
 from tsuika.core.texts import _
@@ -29,13 +30,15 @@ _NAME: Final = re.compile(r"step-(\d{6,})")
 class State:
     step: int
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]  # a torch optimizer's state_dict
+    optimizer: dict[str, Any]  # a torch optimizer's state_dict; empty: no step will follow
     average: dict[str, Tensor] = field(default_factory=dict)  # what would be written, where `weights` are not
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale, plain numbers
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
+    if not optimizer:
+        return {}, {}
     plain: dict[str, Any] = {"param_groups": optimizer["param_groups"], "state": {}}
     for index, row in optimizer["state"].items():
         for name, value in row.items():  # bitsandbytes keeps a table in the table
@@ -50,6 +53,8 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    if not plain:
+        return {}
     flat = {(int(index), path): value for index, row in plain["state"].items() for path, value in row.items()}
     for key, tensor in tensors.items():
         _, index, path = key.split(".", 2)
@@ -69,19 +74,6 @@ def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, A
     return {"state": state, "param_groups": groups}
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, each in memory of its own, as safetensors wants it; copies only where it must be: models are large."""
-    result: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, value in tensors.items():
-        plain = value.detach().cpu().contiguous()
-        memory = plain.untyped_storage()
-        alone = memory.nbytes() == plain.nbytes and memory.data_ptr() not in taken
-        result[name] = plain if alone else plain.clone()
-        taken.add(memory.data_ptr())
-    return result
-
-
 def save(folder: Path, state: State) -> Path:
     """Write `state` as `folder/step-N`; later ones, left by a run that has gone on from before them, go."""
     target = place(folder, state.step)
@@ -90,9 +82,13 @@ def save(folder: Path, state: State) -> Path:
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     with files.whole(target) as temporary:
         temporary.mkdir()
-        save_file(_apart(tensors), temporary / TENSORS)
+        digest = hashlib.sha256()
+        with (temporary / TENSORS).open("wb") as stream:
+            for block in safetensors.blocks(tensors, {}):
+                digest.update(block)
+                stream.write(block)
         content = {"version": 2, "step": state.step, "optimizer": plain, "scaler": state.scaler}
-        kept.write(temporary / MANIFEST, {**content, "sha256": sha256(temporary / TENSORS)})
+        kept.write(temporary / MANIFEST, {**content, "sha256": digest.hexdigest()})
         files.remove(target)  # left by a run that was killed after this step, of the same bits; or damaged
     for stale in steps(folder):
         if stale > state.step:

@@ -96,6 +96,7 @@ class Fit:
             value.copy_(weights[name])
 
     def state(self) -> State:
+        """Live tensors, not copies. After the last step without the optimizer's, unless it averages the weights."""
         scaler = self.accelerator.scaler
         plain = scaler.state_dict() if scaler is not None else {}
         average = self.average
@@ -103,12 +104,15 @@ class Fit:
             # Schedule-free: what would be written is neither live nor kept.
             with self.written_weights():
                 average = {name: value.clone() for name, value in self.attachment.tensors().items()}
-        return State(self.step, self.attachment.tensors(), self.optimizer.state_dict(), average, plain)
+        over = self.step >= self.schedule.last and not hasattr(self._inner, "eval")
+        optimizer = {} if over else self.optimizer.state_dict()
+        return State(self.step, self.attachment.tensors(), optimizer, average, plain)
 
     def restore(self, state: State) -> None:
         self.step = state.step
         self.attachment.load(state.weights)
-        self.optimizer.load_state_dict(state.optimizer)
+        if state.optimizer:
+            self.optimizer.load_state_dict(state.optimizer)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
         for name, value in self.average.items():

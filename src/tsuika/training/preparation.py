@@ -140,7 +140,7 @@ def prepare(
     encode = partial(
         banks.fill,
         encode=lambda pixels: inputs.model.encode_images(pixels.to(accelerator.device)).cpu(),
-        vae=vae_identity(inputs.model),
+        vae=vae_identity(inputs.model) if services.cache is not None and recipe.data.cache else "",
         scale=inputs.model.latent_scale,
         folder=services.cache,
         device=accelerator.device,
@@ -324,7 +324,8 @@ def vae_identity(model: Model) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.vae.state_dict().items()):
         if name.startswith(("encoder.", "quant_conv.")):
-            digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().data)
     if model.latent_shift:
         digest.update(f"shift {model.latent_shift!r}".encode())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,10 @@ from tsuika.training.fit import Fit
 from tsuika.training.loop import fit
 from tsuika.training.monitor import Monitor, has_ended
 
+# Between saved states, where the recipe gives no number of steps: what a power cut may take, and how many times as long as
+# saving one has taken.
+_LEAST_SECONDS: Final = 120.0
+_LEAST_SHARE: Final = 50
 _HASH: Final = "sha256"  # in a snapshot's header, of its tensors
 
 
@@ -81,7 +86,7 @@ class Trainer:
         `stops_from`: from which step on the judge's stop ends the training; None: it never does.
         """
         self.run, self._folder, self._monitor = run, folder, monitor
-        self._every = run.recipe.train.checkpoint_every or max(1, run.recipe.train.steps // 10)
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
         self._stops_from, self._keeping, self._after = stops_from, keeping, after
         # The verdict at the step it goes on from: its event may not have been taken.
         self._repeated: Judged | None = None
@@ -111,7 +116,7 @@ class Trainer:
                 if verdict is not None:
                     yield verdict
                 ending = event.step == run.schedule.last or self._stops()
-                if is_main and (event.step % self._every == 0 or ending):
+                if is_main and (ending or self._is_due(event.step)):
                     yield self._save()
                     saved = event.step
                 if ending:
@@ -138,7 +143,16 @@ class Trainer:
             snapshots.keep_only(wanted)
         return verdict
 
+    def _is_due(self, step: int) -> bool:
+        """Whether a state is saved after this step: a matter of the clock by default, since none decides the weights."""
+        if every := self.run.recipe.train.checkpoint_every:
+            return step % every == 0
+        return time.monotonic() - self._saved_at >= max(_LEAST_SECONDS, _LEAST_SHARE * self._save_seconds)
+
     def _save(self) -> Saved:
+        began = time.monotonic()
         path = checkpoint.save(self._folder, self.run.state())
         checkpoint.prune(self._folder, self.run.recipe.output.keep_states)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
         return Saved(self.run.step, path.name)

@@ -11,6 +11,7 @@ from tsuika import families, formats
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Event, Written, note
 from tsuika.core.files import sha256
+from tsuika.core.finite import is_finite
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Format, Model
 from tsuika.methods import find
@@ -32,7 +33,7 @@ def faint_layers(artifact: Artifact, precision: str) -> frozenset[str]:
         tensors = {
             key: value if key.endswith(".alpha") else value.to(dtype).float() for key, value in part.tensors.items()
         }
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):  # too large: for the formats to refuse
+        if not all(map(is_finite, tensors.values())):  # too large: for the formats to refuse
             return frozenset()
         try:
             errors = formats.relative_errors(part, replace(part, tensors=tensors))
