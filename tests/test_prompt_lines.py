@@ -80,12 +80,12 @@ def test_kohyas_settings_name_prompts_or_their_file(tmp_path: Path) -> None:
 def test_previews_are_drawn_as_their_lines_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[Any, ...]] = []
 
-    def sample(_model: object, prompt: str, **how: Any) -> torch.Tensor:
-        drawn.append((prompt, how["negative"], how["seed"], how["steps"], how["cfg"], how["size_px"]))
-        return torch.zeros(how["num"], 3, 8, 8)
+    def sample(_model: object, prompts: list[str], **how: Any) -> torch.Tensor:
+        drawn.append((*prompts, how["negative"], how["seed"], how["steps"], how["cfg"], how["size_px"]))
+        return torch.zeros(len(prompts) * how["num"], 3, 8, 8)
 
     monkeypatch.setattr(api.pipeline, "sample", sample)
-    prompts = ["a cat --n hat --d 9 --s 3 --l 2 --w 64 --h 96", "a dog"]
+    prompts = ["a cat --n hat --d 9 --s 3 --l 2 --w 64 --h 96", "a dog", "a hen"]
     keys = {"preview.prompts": prompts, "preview.negative": "blur", "preview.cfg": 5.0, "preview.num": 1}
     recipe, samples = Recipe.of("lora", settings=keys), RunDir(tmp_path)
     samples.samples.mkdir()
@@ -93,12 +93,14 @@ def test_previews_are_drawn_as_their_lines_say(tmp_path: Path, monkeypatch: pyte
     model = shallow("sd1")
     prepared = SimpleNamespace(recipe=recipe, model=model, folder=samples, manifest=Manifest((caption,)))
     events = list(api.draw(prepared, 3))  # type: ignore[arg-type]
-    most = max(5.0, api.defaults_of(model).cfg)
+    most, usual = max(5.0, api.defaults_of(model).cfg), api.defaults_of(model).steps
     assert drawn == [
         ("a cat", "hat", 9, 3, 2.0, (64, 96)),
-        ("a dog", "blur", 1, None, 5.0, None),
-        ("a zuzu", "", 1, None, most, None),
+        # What is drawn in the same way is drawn together.
+        ("a dog", "a hen", "blur", 1, usual, 5.0, None),
+        ("a zuzu", "", 1, usual, most, None),
     ]
-    assert [(event.prompt, event.seed) for event in events] == [("a cat", 9), ("a dog", 1), ("a zuzu", 1)]
+    shown = [(event.prompt, event.seed) for event in events]
+    assert shown == [("a cat", 9), ("a dog", 1), ("a hen", 1), ("a zuzu", 1)]
     info, _own = read_png(tmp_path / events[0].path)
     assert info is not None and (info.negative, info.steps, info.cfg) == ("hat", 3, 2.0)

@@ -194,12 +194,16 @@ def main() -> None:
             rows[name].append(summary(run, options.batch))
             print(f"{name}: {rows[name][-1]}", file=sys.stderr, flush=True)
     names = list(ways)
-    print(f"\n{options.method}, {options.base.name}, {options.size} px, batch {options.batch}, {options.rounds} rounds\n")
+    print(
+        f"\n{options.method}, {options.base.name}, {options.size} px, batch {options.batch}, {options.rounds} rounds\n"
+    )
     print(f"| | {' | '.join(names)} |{' ratio |' * (len(names) - 1)}")
     print("|---" * (2 * len(names)) + "|")
     for label in rows["tsuika"][0]:
         middles = [statistics.median(one[label] for one in rows[name]) for name in names]
-        ranges = [f"{min(one[label] for one in rows[n]):.4g} to {max(one[label] for one in rows[n]):.4g}" for n in names]
+        ranges = [
+            f"{min(one[label] for one in rows[n]):.4g} to {max(one[label] for one in rows[n]):.4g}" for n in names
+        ]
         cells = [f"{middle:.4g} ({span})" for middle, span in zip(middles, ranges, strict=True)]
         ratios = [f"{middles[0] / other:.2f}" if other else "-" for other in middles[1:]]
         print(f"| {label} | {' | '.join([*cells, *ratios])} |")

@@ -256,3 +256,28 @@ def test_long_names_stay_different(tmp_path: Path) -> None:
     assert len(stems) == 3
     for stem in stems:
         (tmp_path / f".{stem}-likeness.safetensors.1234567.tmp").touch()
+
+
+def test_a_kept_hash_is_that_of_the_file_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, kept, asked = tmp_path / "base", tmp_path / "kept", []
+    plain = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: asked.append(path) or plain(path))
+
+    def age() -> None:
+        monkeypatch.setattr(files, "_CLOCK_SECONDS", -1.0)
+
+    file.write_bytes(b"one")
+    for _ in range(2):  # it was only just written
+        assert files.kept_sha256(file, kept) == plain(file)
+    assert len(asked) == 2 and not kept.exists()
+    age()
+    for _ in range(3):
+        assert files.kept_sha256(file, kept) == plain(file)
+    assert len(asked) == 3
+    was = file.stat()
+    file.write_bytes(b"two")  # of the same size, and said to be as old
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert files.kept_sha256(file, kept) == plain(file) and len(asked) == 4
+    for place in kept.iterdir():
+        place.write_bytes(b"\xff damaged")
+    assert files.kept_sha256(file, kept) == files.kept_sha256(file, None) == plain(file) and len(asked) == 6

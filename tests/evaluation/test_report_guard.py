@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tsuika import config
-from tsuika.core.events import Chosen, Event, Finished, Judged, Previewed, Started, Stepped, Written, note, read
+from tsuika.core.events import Chosen, Event, Finished, Judged, Phase, Previewed, Started, Stepped, Written, note, read
 from tsuika.core.messages import MESSAGES
 from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
@@ -340,6 +340,26 @@ def test_a_run_that_is_resumed_counts_its_checks_once():
             notes.add(event)
         assert len(notes.look_losses) == 100
         assert len(notes.losses) == 60
+
+
+def test_images_a_second_count_what_lies_between_the_steps(monkeypatch):
+    """Checks and saved states, not previews; of what was done before a stop, the steps alone."""
+    clock = [0.0]
+    monkeypatch.setattr(run_record.time, "monotonic", lambda: clock[0])
+    notes = run_record.RunRecord()
+    # Read from the run folder: no time passes.
+    for event in (Phase("train", 4), *stepped(2)):
+        notes.add(event)
+    before = notes.step_seconds
+    notes.add(Phase("train", 4))
+    for now, event in ((1.0, stepped(3)[2]), (9.0, Phase("preview")), (20.0, Phase("train", 4))):
+        clock[0] = now
+        notes.add(event)
+    for clock[0], event in zip((21.0, 26.0), stepped(5)[3:]):
+        notes.add(event)
+    step = stepped(1)[0].seconds
+    assert before == 2 * step
+    assert notes.step_seconds == pytest.approx(before + 2 * step + 5.0)
 
 
 def test_before_and_after_shows_the_step_that_was_kept_not_the_highest():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsuika.core.types import Artifact
-from tsuika.formats import relative_errors
+from tsuika.formats import lora, relative_errors, tensor_errors
 
 KEY = "unet.mid_block.resnets.0.conv1"
 
@@ -59,3 +59,20 @@ def test_the_same_is_zero_and_what_cannot_be_compared_is_infinite() -> None:
     assert relative_errors(layer(down, up), layer(down.flatten(1), up.flatten(1)))[KEY] == math.inf
     assert relative_errors(layer(down, up), layer(down, up * math.nan))[KEY] == math.inf
     assert relative_errors(layer(down, up), layer(down, up[:-1]))[KEY] == math.inf
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 7), (4, 5, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_are_compared_in_parts_as_wholes_are(shape, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora, "_CACHED", 16)
+    ours = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    theirs = (ours * 1.001).to(dtype)
+    size = float(ours.double().norm())
+    expected = float((theirs.double() - ours.double()).norm()) / size if size else 0.0
+    assert tensor_errors({"a": ours}, {"a": theirs})["a"] == pytest.approx(expected, rel=1e-12)
+    assert tensor_errors({"a": ours}, {"a": ours.clone()})["a"] == 0
+    if ours.numel() > 1:
+        for bad in (math.inf, math.nan):
+            theirs.view(-1)[-1] = bad
+            assert tensor_errors({"a": theirs.float()}, {"a": theirs.clone()})["a"] == math.inf
+            assert tensor_errors({"a": ours}, {"a": theirs})["a"] == math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from tsuika.generation.encode import encode
 from tsuika.methods.lora import Lora
 from tsuika.methods.lora import layers as lora
 from tsuika.training import checkpoint, loop, optim
+from tsuika.training import trainer as trainers
 from tsuika.training.fit import Fit, update_ema
 from tsuika.training.loop import conditioner, draw, fit
 from tsuika.training.preparation import accelerate_for
@@ -282,6 +283,38 @@ def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit):
         list(trainer.train())
     assert checkpoint.steps(tmp_path) == {3} and run.step == 4
+
+
+def test_states_by_the_clock_and_the_last_without_the_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives no number of steps has a state every two minutes, and less often where saving takes long."""
+    clock = [0.0]
+
+    def slow(run: Fit) -> Iterator[Stepped]:
+        for event in fit(run):
+            clock[0] += 50
+            yield event
+
+    monkeypatch.setattr(trainers, "fit", slow)
+    monkeypatch.setattr(trainers.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(trainers, "_LEAST_SHARE", 4)
+    run = start(recipe(steps=12))
+    saved: list[int] = []
+
+    def save(_folder: Path, state: checkpoint.State) -> Path:
+        saved.append(state.step)
+        clock[0] += 50
+        assert bool(state.optimizer) == (state.step < 12)
+        return tmp_path
+
+    monkeypatch.setattr(trainers.checkpoint, "save", save)
+    list(Trainer(run, tmp_path).train())
+    # After 120 s at least, then, as saving took 50 s, after 4 times that.
+    assert saved == [3, 7, 11, 12]
+    again = start(recipe(steps=12))
+    again.restore(run.state())
+    assert not losses(again) and same(weights(again), weights(run))
 
 
 PACKAGES = {"prodigy": "prodigyopt", "schedule-free": "schedulefree"}

@@ -42,7 +42,14 @@ def load(
     place = pick_device(device)
     dtype = DTYPES[pick_precision(precision, place)]
     return families.load(
-        base, tokenizer=tokenizer, vae=vae, device=place, dtype=dtype, embedded_path=EMBEDDED, overrides=overrides
+        base,
+        tokenizer=tokenizer,
+        vae=vae,
+        device=place,
+        dtype=dtype,
+        embedded_path=EMBEDDED,
+        overrides=overrides,
+        hashes=cache_folder() / "hashes",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from tsuika.generation import pipeline, png_info
 from tsuika.training.prepared import Prepared
 from tsuika.training.regularization_images import ClassRequest
 
+MOST_AT_ONCE: Final = 8  # images
 CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
@@ -33,35 +35,33 @@ def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
     most = max(common, defaults.cfg)
     drawn_alone = captions(recipe, prepared.manifest)
     requests += [(text, PromptLine(text, text, negative="", cfg=most), 1) for text in drawn_alone]
-    for number, (called, line, num) in enumerate(requests):
-        cfg, first = common if line.cfg is None else line.cfg, settings.seed if line.seed is None else line.seed
-        negative = settings.negative if line.negative is None else line.negative
-        pixels = pipeline.sample(
-            model,
-            line.prompt,
-            negative=negative,
-            seed=first,
-            num=num,
-            steps=line.steps or settings.steps or None,
-            cfg=cfg,
-            sampler=line.sampler,
-            size_px=line.size_px,
-            defaults=defaults,
-            batch_size=8,
-        )
-        for seed, image in enumerate(pipeline.to_images(pixels), first):
-            name = f"step-{step:06d}-{number:02d}-seed-{seed}.png"
-            info = png_info.GenerationInfo(
-                line.prompt,
-                negative,
-                steps=line.steps or settings.steps or defaults.steps,
-                sampler=line.sampler or defaults.sampler,
-                cfg=cfg,
-                seed=seed,
-                size_px=image.size,
-            )
-            png_info.write_png(prepared.folder.samples / name, image, info)
-            yield Previewed(step, called, seed, f"samples/{name}")
+
+    def alike(request: tuple[int, tuple[str, PromptLine, int]]) -> dict[str, Any]:
+        """What is drawn together must have in common."""
+        _number, (_called, line, num) = request
+        return {
+            "negative": settings.negative if line.negative is None else line.negative,
+            "seed": settings.seed if line.seed is None else line.seed,
+            "num": num,
+            "steps": line.steps or settings.steps or defaults.steps,
+            "cfg": common if line.cfg is None else line.cfg,
+            "sampler": line.sampler or defaults.sampler,
+            "size_px": line.size_px,
+        }
+
+    for how, group in ((how, list(group)) for how, group in groupby(enumerate(requests), alike)):
+        texts = [line.prompt for _number, (_called, line, _num) in group]
+        # Without gradients a step's images take less memory than in a step.
+        at_once = min(MOST_AT_ONCE, max(how["num"], recipe.train.batch_size))
+        pixels = pipeline.sample(model, texts, **how, defaults=defaults, batch_size=at_once)
+        images = iter(pipeline.to_images(pixels))
+        for number, (called, line, num) in group:
+            for seed, image in zip(range(how["seed"], how["seed"] + num), images, strict=False):
+                name = f"step-{step:06d}-{number:02d}-seed-{seed}.png"
+                said = {key: how[key] for key in ("steps", "sampler", "cfg")}
+                info = png_info.GenerationInfo(line.prompt, how["negative"], **said, seed=seed, size_px=image.size)
+                png_info.write_png(prepared.folder.samples / name, image, info)
+                yield Previewed(step, called, seed, f"samples/{name}")
 
 
 class ClassImages:

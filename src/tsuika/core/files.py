@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -22,6 +23,7 @@ from tsuika.core.texts import Text, _
 
 # Of names that are being written: left behind by a process that was killed, and in the way of nothing.
 TEMPORARY: Final = ".*.tmp"
+_CLOCK_SECONDS: Final = 3.0
 # A flush that a file system does not know for folders.
 _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP})
 
@@ -222,6 +224,25 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def kept_sha256(path: Path, folder: Path | None) -> str:
+    """The same, kept in a folder for as long as the file has this path, size and time of change; None keeps nothing."""
+    if folder is None:
+        return sha256(path)
+    place = folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.txt"
+    said, began = path.stat(), time.time()
+    stamp = f"{said.st_ino} {said.st_size} {said.st_mtime_ns} {said.st_ctime_ns}"
+    with suppress(OSError, ValueError):
+        known, digest = place.read_text(encoding="utf-8").rsplit(" ", 1)
+        if known == stamp and len(digest) == 64:
+            return digest
+    digest = sha256(path)
+    # A file that was just changed may be changed again within what its clock can tell.
+    if began - max(said.st_mtime, said.st_ctime) > _CLOCK_SECONDS:
+        with suppress(ResourceError, RecipeError):
+            write_text(place, f"{stamp} {digest}")
+    return digest
 
 
 def split_strength(text: str) -> tuple[Path, float]:

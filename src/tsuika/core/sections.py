@@ -302,7 +302,9 @@ class Train(Section):
     compile: bool = expert(False, "Compile the UNet; it pays only in long training runs")
     device: str = expert("auto", "Device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
     seed: int = everyday(0, "Seed: the same recipe and seed on the same machine give the same result", ge=0)
-    checkpoint_every: int = expert(0, "Steps between saved states; 0 = one every two minutes, or less often where saving takes long", ge=0)
+    checkpoint_every: int = expert(
+        0, "Steps between saved states; 0 = one every two minutes, or less often where saving takes long", ge=0
+    )
     log_with: tuple[str, ...] = expert(
         (),
         "Loggers that numbers and previews are sent to as well, by Accelerate's names: tensorboard, wandb, mlflow, trackio, "

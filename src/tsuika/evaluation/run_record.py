@@ -49,7 +49,8 @@ class RunRecord:
     started: Started | None = None
     finished: Finished | None = None
     steps_timed: int = 0
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # with what lies between the steps of a phase: checks, saved states
+    _stepped: float | None = None  # when this phase's last step was done
     _phase: str = ""
     _since: float = 0.0
 
@@ -57,12 +58,15 @@ class RunRecord:
         match event:
             case Phase(name=name):
                 self.close()
-                self._phase, self._since = name, time.monotonic()
+                self._phase, self._since, self._stepped = name, time.monotonic(), None
             case Started():
                 self.started = event
             case Stepped(step=step, loss=loss, seconds=seconds):
                 self.steps_timed += 1
-                self.step_seconds += seconds
+                # What a run did before it was stopped is read in no time.
+                now = time.monotonic()
+                self.step_seconds += max(seconds, now - self._stepped if self._stepped is not None else 0.0)
+                self._stepped = now
                 if self._phase == "variant":  # neither the look nor the run that is kept
                     return
                 if self.chosen is not None and not self.look_losses:

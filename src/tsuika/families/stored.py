@@ -133,6 +133,7 @@ class StoredBase:
         tokenizers: Mapping[str, Any],
         vae: str = vaes.BUILTIN,
         overrides: Overrides = AS_STORED,
+        hashes: Path | None = None,
     ) -> StableDiffusion:
         """The model, frozen; see `families.load`. Raises RecipeError: an override that this model cannot have (RC002);
         ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005); NetworkError:
@@ -150,7 +151,7 @@ class StoredBase:
             latent_shift=self.geometry.latent_shift,
             native_size_px=self.geometry.native_size_px,
             source=source,
-            sha256=files.sha256(self.path) if self.file else None,
+            sha256=files.kept_sha256(self.path, hashes) if self.file else None,
             extra_tensors=self._extra_tensors(self.file) if self.file else {},
             clip_skip=self._clip_skip(overrides.clip_skip),
         )

@@ -133,7 +133,8 @@ def prepare(
     """
     before = Manifest.read(folder.left_out) if resume else None
     report = folder.left_out if accelerator.is_main_process and before is None else None
-    inputs = yield from read_inputs(recipe, services.embedded, accelerator, report=report)
+    hashes = services.cache.with_name("hashes") if services.cache is not None else None
+    inputs = yield from read_inputs(recipe, services.embedded, accelerator, report=report, hashes=hashes)
     if before is not None:
         yield from _unchanged(before, inputs.manifest, recipe)
     yield Phase("encode", len(inputs.manifest))
@@ -153,11 +154,12 @@ def prepare(
 
 
 def read_inputs(
-    recipe: Recipe, embedded: Path, accelerator: Accelerator, *, report: Path | None = None
+    recipe: Recipe, embedded: Path, accelerator: Accelerator, *, report: Path | None = None, hashes: Path | None = None
 ) -> Generator[Event, None, Inputs]:
     """The quick part: the base with `base.artifacts` applied, and the images, sorted into buckets.
 
-    `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images.
+    `embedded` is the folder of the base that ships with the package; `report` takes what was found in the images, the
+    folder `hashes` the hash of a base in a single file.
     """
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     loggers.check(recipe.train.log_with)
@@ -176,6 +178,7 @@ def read_inputs(
         dtype=DTYPES[precision],
         embedded_path=embedded,
         overrides=recipe.base.overrides,
+        hashes=hashes,
     )
     if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
         why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
