@@ -14,6 +14,7 @@ import time
 BEGAN = time.monotonic()
 
 import atexit  # noqa: E402
+import importlib.util  # noqa: E402
 import json  # noqa: E402
 import resource  # noqa: E402
 import runpy  # noqa: E402
@@ -74,14 +75,10 @@ def main() -> None:
 
 def stand_in() -> None:
     """A torchvision for peers where none is installed. Libraries that would want more of it have looked before, and found none."""
-    import importlib.util
-
     if importlib.util.find_spec("torchvision") is not None:
         return
-    import diffusers.utils.import_utils
-    import transformers.utils.import_utils
-
-    transformers.utils.import_utils.is_torchvision_available()
+    importlib.import_module("diffusers.utils.import_utils")
+    importlib.import_module("transformers.utils.import_utils").is_torchvision_available()
     source = importlib.util.spec_from_file_location("torchvision.transforms", Path(__file__).with_name("transforms.py"))
     assert source is not None and source.loader is not None
     transforms = importlib.util.module_from_spec(source)
