@@ -1,7 +1,7 @@
 """Step time, processor time, memory and time to the first step, beside diffusers' and kohya's training scripts, by equal work.
 
     python bench/peers/compare.py METHOD --diffusers FOLDER [--sd-scripts FOLDER] [--peer-python PYTHON]
-        [--base FOLDER --size 256 --batch 1] [--tokenizer FOLDER] [--steps 24] [--rounds 3] [--work FOLDER] [--set key=value]...
+        [--base FOLDER --size 256 --batch 1] [--tokenizer FOLDER] [--steps 24] [--rounds 3] [--work FOLDER] [--only PROGRAM] [--set key=value]...
 
 METHOD: lora (of attention), lora-ff (attention and feed-forward, sd-scripts' own choice), dreambooth-lora, dreambooth,
 textual-inversion. FOLDER of diffusers and sd-scripts: their sources, unpacked; of `--base`: a diffusers folder, by default the
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("peers-work"))
+    parser.add_argument("--only", choices=("tsuika", "diffusers", "sd-scripts"))
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     options = parser.parse_args()
     if options.steps <= SKIPPED:
@@ -183,6 +184,8 @@ def main() -> None:
         ways["diffusers"] = (options.peer_python, of_diffusers)
     if options.sd_scripts and options.method == "lora-ff":
         ways["sd-scripts"] = (options.peer_python, of_sd_scripts)
+    if options.only:
+        ways = {options.only: ways[options.only]}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(options.rounds):
         for name, (python, arguments) in ways.items():
@@ -199,7 +202,7 @@ def main() -> None:
     )
     print(f"| | {' | '.join(names)} |{' ratio |' * (len(names) - 1)}")
     print("|---" * (2 * len(names)) + "|")
-    for label in rows["tsuika"][0]:
+    for label in rows[names[0]][0]:
         middles = [statistics.median(one[label] for one in rows[name]) for name in names]
         ranges = [
             f"{min(one[label] for one in rows[n]):.4g} to {max(one[label] for one in rows[n]):.4g}" for n in names
