@@ -1,7 +1,8 @@
 """Step time, processor time, memory and time to the first step, beside diffusers' and kohya's training scripts, by equal work.
 
     python bench/peers/compare.py METHOD --diffusers FOLDER [--sd-scripts FOLDER] [--peer-python PYTHON]
-        [--base FOLDER --size 256 --batch 1] [--tokenizer FOLDER] [--steps 24] [--rounds 3] [--work FOLDER] [--only PROGRAM] [--set key=value]...
+        [--base FOLDER --size 256 --batch 1] [--tokenizer FOLDER] [--steps 24] [--rounds 3] [--work FOLDER]
+        [--only PROGRAM] [--set key=value]...
 
 METHOD: lora (of attention), lora-ff (attention and feed-forward, sd-scripts' own choice), dreambooth-lora, dreambooth,
 textual-inversion. FOLDER of diffusers and sd-scripts: their sources, unpacked; of `--base`: a diffusers folder, by default the

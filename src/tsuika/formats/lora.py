@@ -155,10 +155,12 @@ def _layers_apart(a: Parts, b: Parts) -> float:
 def _apart(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return math.inf
+    import torch
+
     a, b = (tensor.detach().to("cpu").reshape(-1) for tensor in (a, b))
     error = size = 0.0
     # In parts that a processor's cache holds: a quarter of the time that whole copies in float64 take.
-    for ours, theirs in zip(a.split(_CACHED), b.split(_CACHED), strict=True):
+    for ours, theirs in zip(torch.split(a, _CACHED), torch.split(b, _CACHED), strict=True):
         exact = ours.double()
         apart = theirs.double() - exact
         error, size = error + float(apart.dot(apart)), size + float(exact.dot(exact))

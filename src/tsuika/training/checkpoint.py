@@ -85,11 +85,12 @@ def save(folder: Path, state: State) -> Path:
         temporary.mkdir()
         digest = hashlib.sha256()
         with (temporary / TENSORS).open("wb") as stream:
-            for block in map(memoryview, safetensors.blocks(tensors, {})):
+            for block in safetensors.blocks(tensors, {}):
                 # In pieces that a processor's cache still holds when they are written.
                 for begin in range(0, len(block), _PIECE):
-                    digest.update(block[begin : begin + _PIECE])
-                    stream.write(block[begin : begin + _PIECE])
+                    piece = block[begin : begin + _PIECE]
+                    digest.update(piece)
+                    stream.write(piece)
         content = {"version": 2, "step": state.step, "optimizer": plain, "scaler": state.scaler}
         kept.write(temporary / MANIFEST, {**content, "sha256": digest.hexdigest()})
         files.remove(target)  # left by a run that was killed after this step, of the same bits; or damaged

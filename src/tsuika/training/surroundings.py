@@ -122,7 +122,7 @@ def _sums(value: Tensor) -> tuple[int, int]:
     plain = placed = 0
     for first in range(0, len(flat), _CHUNK):
         of_chunk = 0
-        for begin, part in zip(count(0, at_once), flat[first : first + _CHUNK].split(at_once), strict=False):
+        for begin, part in zip(count(0, at_once), torch.split(flat[first : first + _CHUNK], at_once), strict=False):
             wide = part.to(torch.int64)
             total = int(wide.sum())
             plain += total
