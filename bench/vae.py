@@ -31,7 +31,7 @@ from torch import Tensor
 import tsuika
 from tsuika import families
 from tsuika.core.plain import jsonable
-from tsuika.embedded.things import KNOWN, strangers
+from tsuika.embedded.things import KNOWN, NEW
 from tsuika.embedded.world import World, draw
 
 EXPECTED = {
@@ -85,7 +85,7 @@ def _turned(own: Mapping[str, Tensor], matrix: Tensor) -> dict[str, Tensor]:
 def drawings(folder: Path, count: int, size_px: int) -> Path:
     """Renders of the embedded world."""
     folder.mkdir(exist_ok=True)
-    rng, world = np.random.default_rng(77), World(things=(*KNOWN, *strangers()))
+    rng, world = np.random.default_rng(77), World(things=(*KNOWN, *NEW))
     for number in range(count):
         Image.fromarray(draw(world.picture(rng), size_px)).save(folder / f"{number:02}.png")
     return folder

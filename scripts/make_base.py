@@ -5,7 +5,7 @@ python scripts/make_base.py --work DIR --background      the same, detached, whe
 python scripts/make_base.py --work DIR --measure         what the VAE keeps, beside the one it began as
 python scripts/make_base.py --work DIR --sheet FILE      the same as a picture
 python scripts/make_base.py --work DIR --export FOLDER   write what is there as a diffusers folder
-python scripts/make_base.py --work DIR --atlases FOLDER  write the hands' atlases as the package ships them
+python scripts/make_base.py --work DIR --ship FOLDER     write base, yardstick and atlases into a package (src/tsuika/embedded)
 
 DIR/plan.json may change the plan (base/plan.py): {"vae_steps": 12000}. DIR/photos, if there, is a folder of photographs
 that the VAE is measured on.
@@ -31,7 +31,7 @@ from base.examiner import train_examiner
 from base.export import export
 from base.mixture import Mixture
 from base.plan import plan_of
-from base.ship import ship_atlases
+from base.ship import ship
 from base.showing import compare_vaes, vae_sheet
 from base.sources import Sources
 from base.tokenizer import train_tokenizer
@@ -50,9 +50,9 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--export", type=Path)
-    parser.add_argument("--atlases", type=Path)
+    parser.add_argument("--ship", type=Path)
     parser.add_argument(
-        "--horizon", choices=tuple(HORIZONS), default="middle", help="export: over which the weights are averaged"
+        "--horizon", choices=tuple(HORIZONS), default="middle", help="export, ship: over which the weights are averaged"
     )
     options = parser.parse_args()
     work: Path = options.work
@@ -62,8 +62,8 @@ def main() -> None:
         print(json.dumps(compare_vaes(plan_of(work), work), indent=1))
     elif options.sheet:
         vae_sheet(plan_of(work), work, options.sheet)
-    elif options.atlases:
-        ship_atlases(hands.Atlases(work / "hands"), options.atlases)
+    elif options.ship:
+        ship(plan_of(work), work, options.ship, options.horizon)
     elif options.export:
         export(plan_of(work), work, options.export, options.horizon)
     else:

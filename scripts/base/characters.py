@@ -154,7 +154,7 @@ CHARACTERS: Final = {
 
 @cache
 def glyph(trigger: str, pose: str = "standing") -> Image.Image:
-    """A character in one of POSES: RGBA, world.GLYPH_PX square.
+    """A character in one of POSES: RGBA, hands.GLYPH_PX square.
 
     Raises:
         KeyError: there is no such character or pose.

@@ -1,8 +1,10 @@
 """Make the embedded base's two other VAEs again: its own, with the decoder tuned for texture or for clean colour.
 
-    python scripts/base/decoders.py --work DIR                      tune both on fresh renders of the embedded world
-    python scripts/base/decoders.py --work DIR --measure            measure them and the base's own on other fresh renders
-    python scripts/base/decoders.py --work DIR --export             put their decoders into the package, in half precision
+    python scripts/base/decoders.py --work DIR              tune both on what the VAE learnt from, drawn afresh
+    python scripts/base/decoders.py --work DIR --measure    measure them and the base's own on other fresh pictures
+    python scripts/base/decoders.py --work DIR --export     put their decoders into the package, in half precision
+
+DIR is the work folder of make_base.py, after `--ship`.
 
 Deterministic on one machine and build of torch. What is fitted and how: `tsuika.vae.tune`.
 """
@@ -21,11 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tsuika
+from base.hands import Atlases
+from base.mixture import Mixture
+from base.sources import Sources
+from base.vae import to_signal
 from tsuika.core.bootstrap import of_differences
 from tsuika.core.events import drained
 from tsuika.core.files import whole
-from tsuika.embedded.things import KNOWN, strangers
-from tsuika.embedded.world import SIZE_PX, World, draw
+from tsuika.embedded.world import SIZE_PX
 from tsuika.vae import metrics, roundtrip, tune
 
 SEED: Final = 20261122
@@ -38,38 +43,26 @@ RATE: Final = {"texture": 4e-4, "colour": 1.2e-4}
 AVERAGE: Final = {"texture": 0.995, "colour": 0.98}
 CHECK: Final = {"texture": 50, "colour": 25}
 JUDGED, MEASURED = 32, 300  # pictures that choose the step, and those that the figures are of
-WIDE: Final = World(things=(*KNOWN, *strangers()), max_tilt_deg=25, jitter=0.2)
 
 
-def renders(count: int, *stream: int) -> Tensor:
-    """Fresh pictures (count, 3, 64, 64), a function of the stream; every twelfth a field of colours and edges."""
+def pictures(mixture: Mixture, count: int, *stream: int) -> Tensor:
+    """Fresh pictures (count, 3, 64, 64) of all that the VAE learnt from, a function of the stream."""
     rng = np.random.default_rng([SEED, *stream])
-    pictures = []
-    for number in range(count):
-        if number % 12 == 11:
-            field = torch.from_numpy(rng.uniform(-1, 1, (1, 3) + (int(rng.integers(2, 9)),) * 2)).float()
-            mode = "nearest" if rng.random() < 0.3 else "bicubic"
-            pictures.append(nn.functional.interpolate(field, size=SIZE_PX, mode=mode).clamp(-1, 1))
-        else:
-            world = World() if number % 2 else WIDE
-            pixels = torch.from_numpy(draw(world.picture(rng)).copy()).permute(2, 0, 1)
-            pictures.append(pixels[None].float() / 127.5 - 1)
-    return torch.cat(pictures)
+    return to_signal(np.stack([mixture.example(rng).pixels for _ in range(count)]))
 
 
-def crops(name: str, step: int) -> Tensor:
+def crops(mixture: Mixture, name: str, step: int) -> Tensor:
     """What a step trains on: a random part of each of some fresh pictures."""
     rng, side, count = np.random.default_rng([SEED, 4, step]), SIDE_PX[name], BATCH[name]
     corners = rng.integers(0, SIZE_PX - side + 1, (count, 2))
-    return torch.stack(
-        [one[:, y : y + side, x : x + side] for one, (y, x) in zip(renders(count, 2, step), corners, strict=True)]
-    )
+    fresh = pictures(mixture, count, 2, step)
+    return torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in zip(fresh, corners, strict=True)])
 
 
-def make(name: tune.Purpose, work: Path, steps: int) -> None:
+def make(mixture: Mixture, name: tune.Purpose, work: Path, steps: int) -> None:
     """Tune one decoder and keep it in float32."""
     vae = tsuika.load("embedded", device="cpu", precision="fp32").vae
-    kept = list(renders(JUDGED, 1).split(1))
+    kept = list(pictures(mixture, JUDGED, 1).split(1))
     settings = tune.Settings(
         name, steps, BATCH[name], RATE[name], AVERAGE[name], CHECK[name], patience=steps, seed=SEED, half=True
     )
@@ -80,7 +73,7 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
         print(name, f"{value:.5f}", f"{time.process_time() - began:.0f} s", flush=True)
         return value
 
-    fitted = drained(tune.fit(vae, lambda step: crops(name, step), judge, settings))
+    fitted = drained(tune.fit(vae, lambda step: crops(mixture, name, step), judge, settings))
     decoder = {f"decoder.{key}": value for key, value in vae.decoder.state_dict().items()}
     with whole(work / f"{name}.safetensors") as path:
         save_file(decoder, path)
@@ -93,10 +86,10 @@ def make(name: tune.Purpose, work: Path, steps: int) -> None:
     (work / f"{name}.json").write_text(json.dumps(facts))
 
 
-def measure(work: Path) -> None:
-    """Every measure on fresh renders: the mean, and the difference from the base's own with its 95 % interval."""
+def measure(mixture: Mixture, work: Path) -> None:
+    """Every measure on fresh pictures: the mean, and the difference from the base's own with its 95 % interval."""
     vae = tsuika.load("embedded", device="cpu", precision="fp32").vae
-    fresh = renders(MEASURED, 3)
+    fresh = pictures(mixture, MEASURED, 3)
     own = vae.decoder.state_dict()
     rows: dict[str, list[dict[str, float]]] = {}
     for name in ("builtin", *STEPS):
@@ -134,15 +127,15 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--export", action="store_true")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    mixture = Mixture(Atlases(arguments.work / "hands"), Sources(arguments.work / "packages").photographs)
     if arguments.measure:
-        measure(arguments.work)
+        measure(mixture, arguments.work)
     elif arguments.export:
         export(arguments.work)
     else:
         for name, steps in STEPS.items():
             if arguments.only in (None, name):
-                make(name, arguments.work, arguments.steps or steps)  # type: ignore[arg-type]
+                make(mixture, name, arguments.work, arguments.steps or steps)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image
 
 from base.sources import HANDS, UNSEEN_HAND, Sources
 from tsuika.core.files import whole
-from tsuika.embedded.world import GLYPH_PX
+from tsuika.embedded.hands import GLYPH_PX
 
 # Dozens of almost equal pictures each.
 NOT_DRAWN: Final = re.compile(r"-oclock|-thirty|^keycap-|-button|-arrow|-moon$|^(wo)?man-|flag$|^input-|blood-type")

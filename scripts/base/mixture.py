@@ -189,7 +189,7 @@ class Mixture:
 
     @cached_property
     def _world(self) -> World:
-        things = tuple(Thing(0, (name,), "object") for name in self.things)
+        things = tuple(Thing((name,), "object") for name in self.things)
         return World(things=things, max_tilt_deg=20, jitter=0.15)
 
     def world(self, rng: np.random.Generator) -> Example:

@@ -16,17 +16,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from base.hands import Atlases
-from tsuika.embedded.hands import HANDS
-from tsuika.embedded.things import KNOWN, Thing
-from tsuika.embedded.world import GLYPH_PX, PLAIN, SCENES, SIZE_WORDS, Picture, Placed, article, where
+from tsuika.embedded.hands import GLYPH_PX, HANDS
+from tsuika.embedded.things import KNOWN
+from tsuika.embedded.world import PLAIN, SCENES, SIZE_WORDS, Picture, Placed, article, where
 
 Relation = Literal["alone", "beside", "above", "count", "with", "without"]
 
-# The alien stands in for the teddy bear, which the unseen hand does not draw.
-VOCABULARY: Final[tuple[Thing, ...]] = tuple(
-    Thing(0x1F47D, ("alien",), "character") if thing.name == "teddy bear" else thing for thing in KNOWN
-)
-NAMES: Final = tuple(thing.name for thing in VOCABULARY)
+NAMES: Final = tuple(thing.name for thing in KNOWN)
 # Where the icon sets call a thing otherwise.
 ICONS: Final = {
     "dog": "dog-face", "cat": "cat-face", "pig": "pig-face", "rabbit": "rabbit-face", "monkey": "monkey-face",
@@ -207,7 +203,7 @@ def caption(shown: Scene, rng: np.random.Generator) -> str:
 
 def _what(shown: Scene, rng: np.random.Generator) -> str:
     """What is there, without hand and background."""
-    kinds = {thing.name: thing for thing in VOCABULARY}
+    kinds = {thing.name: thing for thing in KNOWN}
 
     def call(name: str) -> str:
         roll = rng.random()

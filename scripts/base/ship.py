@@ -1,4 +1,4 @@
-"""The hands' atlases as the package ships them: the things of the vocabulary and the unseen ones, in every hand."""
+"""What the package holds of the making: the base, the yardstick, and the hands' atlases."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import json
 from pathlib import Path
 
 from PIL import Image
+from safetensors.torch import save_file
 
+from base.common import load
+from base.export import export
 from base.hands import UNSEEN_THINGS, Atlases
+from base.plan import Plan
 from base.scenes import NAMES, icon
 from base.sources import HANDS, UNSEEN_HAND
 from tsuika.core.files import whole, write_text
-from tsuika.embedded.hands import ATLAS_COLUMNS
-from tsuika.embedded.world import GLYPH_PX
+from tsuika.embedded.hands import ATLAS_COLUMNS, FOLDER, GLYPH_PX
 
 
-def ship_atlases(atlases: Atlases, folder: Path) -> None:
-    """One lossless WebP a hand, and the names in their order."""
+def ship(plan: Plan, work: Path, package: Path, horizon: str) -> None:
+    """Write base, yardstick and atlases over those of `package`; other decoders for the old latents go."""
+    export(plan, work, package / "base", horizon)
+    if (state := load(work / "yardstick.pt")) is None:
+        raise FileNotFoundError(f"{work / 'yardstick.pt'}: no yardstick yet")
+    with whole(package / "yardstick.safetensors") as path:
+        save_file({name: value.half() for name, value in state["model"].items()}, path)
+    _ship_atlases(Atlases(work / "hands"), package / FOLDER)
+
+
+def _ship_atlases(atlases: Atlases, folder: Path) -> None:
+    """One lossless WebP a hand, and the names in their order: those of the vocabulary and the new things."""
     icons = [*(icon(name) for name in NAMES), *UNSEEN_THINGS]
     rows = -(-len(icons) // ATLAS_COLUMNS)
     for hand in (*HANDS, UNSEEN_HAND):

@@ -88,7 +88,7 @@ def measured_sets(plan: Plan, atlases: Atlases, photographs: Path, count: int) -
     for number, (label, names) in enumerate(worlds.items()):
         rng, world = (
             np.random.default_rng([plan.seed, 98, number]),
-            World(things=tuple(Thing(0, (name,), "") for name in names)),
+            World(things=tuple(Thing((name,), "") for name in names)),
         )
         sets[label] = [world.picture(rng) for _ in range(count)]
     signals = {

@@ -47,7 +47,7 @@ def train_yardstick(plan: Plan, work: Path, atlases: Atlases) -> YardstickNet:
     torch.manual_seed(plan.seed + 3)
     vocabulary = [icon(name) for name in NAMES]
     others = [name for name in atlases.shown if name not in vocabulary]
-    world = World(things=(Thing(0, ("none",), ""),), pairs=0, max_tilt_deg=15, jitter=0.1)
+    world = World(things=(Thing(("none",), ""),), pairs=0, max_tilt_deg=15, jitter=0.1)
     encoder = YardstickNet()
 
     def loss_of(rng: np.random.Generator) -> Tensor:

@@ -14,7 +14,7 @@ import tsuika
 from base.vae import fresh_pictures, psnr
 from tsuika.api import models
 from tsuika.embedded import yardstick
-from tsuika.embedded.things import KNOWN, strangers
+from tsuika.embedded.things import KNOWN, NEW
 from tsuika.embedded.world import BACKGROUNDS, World, article, draw, where
 from tsuika.generation import pipeline
 
@@ -70,7 +70,7 @@ def test_samples_have_the_background_that_was_asked_for(model) -> None:
 
 def test_the_yardstick_tells_things_apart_with_the_background_held_equal() -> None:
     """On things that it never saw in training: same thing elsewhere is nearer than another thing on the same ground."""
-    things, rng = strangers()[-60:], np.random.default_rng(1)
+    things, rng = NEW, np.random.default_rng(1)
     world, nearer = World(things=things), []
     for _ in range(60):
         first, second = rng.choice(len(things), 2, replace=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from base import characters
-from tsuika.embedded import world
+from tsuika.embedded import hands, world
 from tsuika.embedded.things import by_name
 
 EVERY = [(trigger, pose) for trigger in characters.CHARACTERS for pose in characters.POSES]
@@ -13,7 +13,7 @@ EVERY = [(trigger, pose) for trigger in characters.CHARACTERS for pose in charac
 @pytest.mark.parametrize(("trigger", "pose"), EVERY)
 def test_a_glyph_fills_its_cell_without_being_cut_off(trigger: str, pose: str) -> None:
     alpha = np.asarray(characters.glyph(trigger, pose))[..., 3]
-    assert alpha.shape == (world.GLYPH_PX, world.GLYPH_PX)
+    assert alpha.shape == (hands.GLYPH_PX, hands.GLYPH_PX)
     assert max(alpha[0].max(), alpha[-1].max(), alpha[:, 0].max(), alpha[:, -1].max()) < 128
     assert (alpha > 128).any(axis=1).mean() > 0.85
 

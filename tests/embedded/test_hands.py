@@ -16,7 +16,7 @@ def test_every_hand_draws_every_thing_in_its_own_way() -> None:
     for thing in (*known, *new):
         drawn = [np.asarray(hands.glyph(hand.name, thing)) for hand in hands.HANDS]
         for cell in drawn:
-            assert cell.shape == (world.GLYPH_PX, world.GLYPH_PX, 4)
+            assert cell.shape == (hands.GLYPH_PX, hands.GLYPH_PX, 4)
             assert (cell[..., 3] > 128).mean() > 0.08
         for one, other in itertools.combinations(drawn, 2):
             assert np.abs(one.astype(float) - other).mean() > 2, thing

@@ -18,7 +18,9 @@ from base.mixture import Mixture
 from base.plan import Plan, plan_of
 from base.sources import HANDS, UNSEEN_HAND
 from base.tokenizer import train_tokenizer
-from tsuika.embedded.world import BACKGROUNDS, GLYPH_PX, PLAIN, SCENES, SIZE_PX, draw
+from tsuika.embedded.hands import GLYPH_PX
+from tsuika.embedded.things import KNOWN
+from tsuika.embedded.world import BACKGROUNDS, PLAIN, SCENES, SIZE_PX, draw
 
 PLAN = Plan(
     seed=1, vae_steps=4, vae_decay=2, vae_batch=4, save_every_s=0,
@@ -122,7 +124,7 @@ def test_a_scene_is_a_function_of_its_seed_and_stays_in_the_frame(atlases: hands
 
 
 def test_captions_say_what_is_there() -> None:
-    rng, words = np.random.default_rng(4), {thing.name: (*thing.words, thing.kind) for thing in scenes.VOCABULARY}
+    rng, words = np.random.default_rng(4), {thing.name: (*thing.words, thing.kind) for thing in KNOWN}
     named = dict.fromkeys(scenes.HAND_SHARES, 0)
     for _ in range(600):
         shown = scenes.scene(rng)

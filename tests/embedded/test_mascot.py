@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsuika.embedded import mascot, world
+from tsuika.embedded import hands, mascot, world
 from tsuika.embedded.things import KNOWN
 
 
@@ -26,13 +26,13 @@ def _colours(glyph):
 def test_a_glyph_fills_its_cell_without_touching_the_edge_of_it(pose):
     glyph = mascot.glyph(pose)
     assert glyph.mode == "RGBA"
-    assert glyph.size == (world.GLYPH_PX, world.GLYPH_PX)
+    assert glyph.size == (hands.GLYPH_PX, hands.GLYPH_PX)
     alpha = _alpha(glyph)
     border = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
     assert border.max() < 0.5  # nothing is cut off
     left, top, right, bottom = glyph.getchannel("A").point(lambda a: 255 * (a > 128)).getbbox()
-    assert bottom - top > 0.85 * world.GLYPH_PX
-    assert right - left > 0.6 * world.GLYPH_PX
+    assert bottom - top > 0.85 * hands.GLYPH_PX
+    assert right - left > 0.6 * hands.GLYPH_PX
 
 
 def test_an_unknown_pose_is_an_error():
@@ -100,7 +100,7 @@ def test_captions_with_left_and_right_tell_the_truth():
     for look, pose in ((-1, "looking left"), (1, "looking right")):
         ink = np.asarray(mascot.glyph(pose).convert("L"), float) < 60
         ink &= np.asarray(mascot.glyph(pose))[..., 3] > 200
-        assert np.sign(np.nonzero(ink)[1].mean() - world.GLYPH_PX / 2) == look
+        assert np.sign(np.nonzero(ink)[1].mean() - hands.GLYPH_PX / 2) == look
         placed = [mascot._place(pose, "white", np.random.default_rng(i)) for i in range(20)]
         assert not any(p.flipped for p in placed)
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
+from tsuika.embedded.hands import GlyphSource
 from tsuika.embedded.mascot import PICTURE_PX, Illustration
 from tsuika.embedded.shapes import Canvas, Shade
-from tsuika.embedded.world import SCENES, GlyphSource, Picture, Placed
+from tsuika.embedded.world import SCENES, Picture, Placed
 
 TRIGGER: Final = "daruma"
 CLASS_WORD: Final = "doll"
@@ -30,7 +31,7 @@ TRAINED_BACKGROUNDS: Final = ("white", "green", "light blue", "beach", "room")
 
 @cache
 def glyph() -> Image.Image:
-    """The doll: RGBA, world.GLYPH_PX square."""
+    """The doll: RGBA, hands.GLYPH_PX square."""
     canvas = Canvas()
     canvas.blob(56, 59, 45, 48, RED, square=2.3, pear=0.08)
     canvas.blob(56, 46, 32, 24, CREAM, square=2.4)

@@ -5,14 +5,15 @@ or UNet of a base is shown. The drawings stay under their own licences: see NOTI
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
 from PIL import Image
 
-from tsuika.embedded.world import GLYPH_PX, GlyphSource
-
+GlyphSource = Callable[[str], Image.Image]  # a thing's name to its RGBA glyph
+GLYPH_PX: Final = 112  # side of an atlas cell
 ATLAS_COLUMNS: Final = 14
 FOLDER: Final = "atlases"
 

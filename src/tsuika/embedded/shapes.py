@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tsuika.embedded.world import GLYPH_PX, Colour
+from tsuika.embedded.hands import GLYPH_PX
+from tsuika.embedded.world import Colour
 
 SUPERSAMPLING: Final = 4
 

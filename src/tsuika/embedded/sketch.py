@@ -12,9 +12,10 @@ from PIL import Image, ImageFilter
 
 from tsuika.core.seeds import derive
 from tsuika.embedded import world
+from tsuika.embedded.hands import GlyphSource
 from tsuika.embedded.mascot import PICTURE_PX, Illustration
 from tsuika.embedded.things import KNOWN, Thing
-from tsuika.embedded.world import GlyphSource, Picture, Pixels, World
+from tsuika.embedded.world import Picture, Pixels, World
 
 NAME: Final = "hanga"
 

@@ -1,19 +1,20 @@
-"""The named things of the embedded world. `KNOWN` (known.json: code point of Noto Color Emoji, name, other words) is the
-vocabulary the embedded base was trained to draw; `strangers()` were never shown to its UNet or text encoder: they are "new
-things" for fine-tuning, and teach the VAE and the yardstick that there is more in the world than the vocabulary."""
+"""The named things of the embedded world. `KNOWN` (known.json: name and other words, by kind) is the vocabulary that the
+embedded base was trained to draw; `NEW` things were shown to no part of it but the yardstick: they are what fine-tuning can
+teach."""
 
 from __future__ import annotations
 
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from tsuika.embedded.hands import new_things
 
 
 class Thing(NamedTuple):
-    """One drawable thing: its Unicode code point, the words for it (the first is its name), and its kind."""
+    """One drawable thing: the words for it (the first is its name), and its kind."""
 
-    codepoint: int
     words: tuple[str, ...]
     kind: str
 
@@ -23,24 +24,15 @@ class Thing(NamedTuple):
         return self.words[0]
 
 
-def _read(name: str) -> Any:
-    return json.loads(files(__package__).joinpath(name).read_text(encoding="utf-8"))
-
-
 KNOWN: Final[tuple[Thing, ...]] = tuple(
-    Thing(int(codepoint, 16), tuple(words), kind)
-    for kind, rows in _read("known.json").items()
-    for codepoint, *words in rows
+    Thing(tuple(words), kind)
+    for kind, rows in json.loads(files(__package__).joinpath("known.json").read_text(encoding="utf-8")).items()
+    for words in rows
 )
-
-
-@cache
-def strangers() -> tuple[Thing, ...]:
-    """Things outside the vocabulary, in the order of the glyph atlas that ships with the package."""
-    return tuple(Thing(codepoint, (name,), "object") for codepoint, name in _read("glyphs.json")[len(KNOWN) :])
+NEW: Final[tuple[Thing, ...]] = tuple(Thing((name,), "object") for name in new_things())
 
 
 @cache
 def by_name() -> dict[str, Thing]:
-    """Every thing, known or stranger, under each of its words."""
-    return {word: thing for thing in (*strangers(), *KNOWN) for word in thing.words}
+    """Every thing, known or new, under each of its words."""
+    return {word: thing for thing in (*NEW, *KNOWN) for word in thing.words}

@@ -1,13 +1,11 @@
 """The embedded world: a picture maker whose true distribution is known. `draw` turns a `Picture` (background, things,
 places) into pixels, `thing_mask` into ground truth, `caption` into words; `World` draws random pictures. Everything is a
-pure function of its seed. Knows Pillow and NumPy only: no model, no file but the glyph atlas beside it."""
+pure function of its seed. Knows Pillow and NumPy only: no model, no file but the atlases beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Final
 
 import numpy as np
@@ -15,15 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsuika.core import texts
-from tsuika.embedded.things import KNOWN, Thing, strangers
+from tsuika.embedded import hands
+from tsuika.embedded.hands import GlyphSource
+from tsuika.embedded.things import KNOWN, Thing
 
-GLYPH_PX: Final = 112  # side of an atlas cell: the glyphs' own bitmaps are about 128 px
-ATLAS_COLUMNS: Final = 24
 SIZE_PX: Final = 64  # native side of the embedded base
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Colour = tuple[int, int, int]
-GlyphSource = Callable[[str], Image.Image]
 
 PLAIN: Final[Mapping[str, Colour]] = {
     "white": (246, 246, 246),
@@ -75,19 +72,9 @@ class Picture:
     seed: int
 
 
-@cache
-def _atlas() -> tuple[Image.Image, dict[str, int]]:
-    with files(__package__).joinpath("glyphs.webp").open("rb") as stream:
-        atlas = Image.open(stream).convert("RGBA")
-    return atlas, {thing.name: i for i, thing in reversed(list(enumerate((*KNOWN, *strangers()))))}
-
-
-@cache
 def glyph(name: str) -> Image.Image:
-    """The RGBA glyph of a thing, GLYPH_PX square. Raises KeyError: no thing has this name."""
-    atlas, index = _atlas()
-    column, row = index[name] % ATLAS_COLUMNS * GLYPH_PX, index[name] // ATLAS_COLUMNS * GLYPH_PX
-    return atlas.crop((column, row, column + GLYPH_PX, row + GLYPH_PX))
+    """The RGBA glyph of a thing in the first hand, GLYPH_PX square. Raises KeyError: no thing has this name."""
+    return hands.glyph(hands.HANDS[0].name, name)
 
 
 def _blobs(
