@@ -1,8 +1,8 @@
 """Make the embedded base's two other VAEs again: its own, with the decoder tuned for texture or for clean colour.
 
-    python scripts/base/decoders.py --work DIR              tune both on what the VAE learnt from, drawn afresh
-    python scripts/base/decoders.py --work DIR --measure    measure them and the base's own on other fresh pictures
-    python scripts/base/decoders.py --work DIR --export     put their decoders into the package, in half precision
+    python scripts/make_decoders.py --work DIR              tune both on what the VAE learnt from, drawn afresh
+    python scripts/make_decoders.py --work DIR --measure    measure them and the base's own on other fresh pictures
+    python scripts/make_decoders.py --work DIR --export     put their decoders into the package, in half precision
 
 DIR is the work folder of make_base.py, after `--ship`.
 
