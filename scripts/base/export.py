@@ -14,19 +14,17 @@ from base.common import load
 from base.hands import Atlases
 from base.plan import SAMPLING, SCHEDULE, Plan
 from base.unet import Generator
-from base.vae import latent_scale, new_vae
+from base.vae import latent_scale, trained_vae
 
 
 def export(plan: Plan, work: Path, folder: Path, horizon: str) -> None:
     """Write what `work` holds as a diffusers folder in half precision, with the weights averaged over a horizon."""
-    vae_state, unet_state = load(work / "vae.pt"), load(work / "unet.pt")
-    if vae_state is None or unet_state is None:
-        raise FileNotFoundError(f"{work}: train the VAE and the UNet first")
+    vae, unet_state = trained_vae(work), load(work / "unet.pt")
+    if unet_state is None:
+        raise FileNotFoundError(f"{work / 'unet.pt'}: train the UNet first")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(work / "tokenizer", folder / "tokenizer")
-    vae = new_vae()
-    vae.load_state_dict(vae_state["average"])
-    vae.register_to_config(scaling_factor=latent_scale(plan, vae.eval(), Atlases(work / "hands")))
+    vae.register_to_config(scaling_factor=latent_scale(plan, vae, Atlases(work / "hands")))
     vae.half().save_pretrained(folder / "vae")
     model = Generator(len(json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))))
     model.load_state_dict(unet_state["averages"][horizon])

@@ -232,6 +232,24 @@ def losses(
     return denoising, torch.stack(unheard).sum() / (batch.said != UNSAID).sum().clamp_min(1)
 
 
+@torch.no_grad()
+def loss_by_timestep(painter: Painter, weights: dict[str, Tensor], timesteps: tuple[int, ...]) -> dict[int, float]:
+    """The v loss over fresh scenes with the same noise at each timestep."""
+    model, kept, alphas_T = Generator(len(painter.tokenizer)).eval(), painter.draw(128, 97), alphas_cumprod_T(SCHEDULE)
+    model.load_state_dict(weights)
+    noise = torch.randn(kept.latents.shape, generator=generator(painter.plan.seed, 7))
+    found: dict[int, float] = {}
+    for t in timesteps:
+        parts = []
+        for x, ids, e in zip(kept.latents.split(32), kept.ids.split(32), noise.split(32), strict=True):
+            t_B = torch.full((len(x),), t)
+            with torch.autocast("cpu", torch.bfloat16):
+                output, _answers = model(add_noise(x, e, alphas_T[t_B]), t_B, ids)
+            parts.append(float((output.float() - target("v_prediction", x, e, alphas_T[t_B])).pow(2).mean()))
+        found[t] = float(np.mean(parts))
+    return found
+
+
 def _batches(plan: Plan, start: int, painter: Painter) -> Iterator[tuple[int, Pool]]:
     """(step, batch) from `start` on; a function of the plan and the step alone."""
     per_pool = plan.pool * plan.views // plan.unet_batch

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import tsuika
 from base.characters import CHARACTERS, held_out
-from base.common import average, descend, generator, resume, save, say
+from base.common import average, descend, generator, load, resume, save, say
 from base.hands import UNSEEN_THINGS, Atlases
 from base.mixture import Mixture
 from base.plan import Plan
@@ -38,6 +38,19 @@ def new_vae() -> AutoencoderKL:
         norm_num_groups=16, sample_size=SIZE_PX,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
     )  # fmt: skip
+
+
+def trained_vae(work: Path) -> AutoencoderKL:
+    """The averaged weights of the training that is in `work`.
+
+    Raises:
+        FileNotFoundError: it has not begun.
+    """
+    if (state := load(work / "vae.pt")) is None:
+        raise FileNotFoundError(f"{work / 'vae.pt'}: train the VAE first")
+    vae = new_vae()
+    vae.load_state_dict(state["average"])
+    return vae.eval()
 
 
 def to_signal(pixels: NDArray[np.uint8]) -> Tensor:
