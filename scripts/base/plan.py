@@ -47,8 +47,8 @@ class Plan:
     least_weight: float = 0.15
     said_weight: float = 0.05  # of the questions to the text encoder, against the denoising loss of about 0.07
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
-    examiner_steps: int = 2_500
-    yardstick_steps: int = 2_500
+    examiner_steps: int = 5_500
+    yardstick_steps: int = 5_000
     judge_batch: int = 64  # of the examiner and the yardstick
     judge_lr: float = 2e-3
     judged: int = 256  # fresh pictures that the held-out loss is measured on ...

@@ -50,7 +50,8 @@ def test_things_in_the_style_are_still_recognised():
     names = [scene.things[0].thing for scene in scenes]
     mine = [float(yardstick.thing_scores([p], n)[0]) for p, n in zip(printed, names)]
     others = [float(yardstick.thing_scores([p], n)[0]) for p, n in zip(printed, names[1:] + names[:1])]
-    assert np.mean(np.array(mine) > np.array(others)) > 0.8
+    # Three standard errors of a coin above it.
+    assert np.mean(np.array(mine) > np.array(others)) > 0.5 + 3 * (0.25 / len(mine)) ** 0.5
 
 
 def test_captions_name_thing_and_place():
