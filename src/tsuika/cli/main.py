@@ -198,4 +198,6 @@ def doctor(json: Json = False) -> None:
 
 def main() -> None:
     """The program: errors become one block and an exit status, never a traceback on the screen."""
+    # Torch's threads (GNU OpenMP) wait for each other spinning; beside another busy program that takes 2 to 3 times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     screen.run(app, sys.argv[1:])
