@@ -39,6 +39,7 @@ class Plan:
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
+    unet_began: int = 0  # the step at which the optimizer began with nothing: 0, or where a base that shipped was taken up
     pool: int = 4096  # pictures drawn and encoded at a time ...
     views: int = 8  # ... and how often each is seen, under fresh noise
     caption_dropout: float = 0.1

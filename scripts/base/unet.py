@@ -135,9 +135,15 @@ def _said(shown: Scene, words: str) -> list[int]:
     ]  # fmt: skip
 
 
+def new_optimizer(plan: Plan, model: Generator) -> torch.optim.AdamW:
+    """What text encoder and UNet are trained with."""
+    return torch.optim.AdamW(model.parameters(), lr=plan.unet_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+
+
 def rate(plan: Plan, step: int) -> float:
     """Warm-up, constant, then linear to zero over the last `unet_decay` steps: the end may be moved until those begin."""
-    return plan.unet_lr * min(1.0, (step + 1) / plan.unet_warmup, (plan.unet_steps - step) / plan.unet_decay)
+    begun = (step - plan.unet_began + 1) / plan.unet_warmup
+    return plan.unet_lr * min(1.0, begun, (plan.unet_steps - step) / plan.unet_decay)
 
 
 def starting_unet(work: Path) -> dict[str, Tensor]:
@@ -157,7 +163,7 @@ def train_unet(
     model = Generator(len(tokenizer))
     model.unet.load_state_dict(starting_unet(work))
     averages = {name: {key: v.detach().clone() for key, v in model.state_dict().items()} for name in HORIZONS}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.unet_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = new_optimizer(plan, model)
     state, start = resume(work / "unet.pt", model, optimizer), 0
     if state is not None:
         averages, start = state["averages"], state["step"]

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = {"en": ROOT / "docs/settings.md", "ja": ROOT / "docs/settings.ja.md"}
 READMES = {"en": ROOT / "README.md", "ja": ROOT / "README.ja.md"}
 
-HELP_CPU_S = 0.3  # the promise of the command line's contract, as processor time: a busy machine changes it little
+# The promise of the command line's contract, as processor time, which a busy machine changes little. On a slow machine it is
+# held against what the library of the command line takes by itself there (a fifth on the machine of the promise).
+HELP_CPU_S = 0.3
+HELP_OF_TYPER = 5.0
 TRIES = 5
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
@@ -54,16 +57,19 @@ def test_help_loads_no_heavy_library(arguments: tuple[str, ...]) -> None:
 def test_help_is_quick() -> None:
     resource = pytest.importorskip("resource", reason="no processor time of child processes on Windows")
 
-    def spent_s() -> float:
+    def spent_s(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
+        return usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
 
-    times: list[float] = []
-    while len(times) < TRIES and (not times or min(times) >= HELP_CPU_S):
-        before = spent_s()
-        program("--help")
-        times.append(spent_s() - before)
-    assert min(times) < HELP_CPU_S, f"processor seconds: {times}"
+    times: list[tuple[float, float]] = []
+    for _ in range(TRIES):
+        times.append((spent_s("-m", "tsuika", "--help"), spent_s("-c", "import typer")))
+        quickest, typer = (min(column) for column in zip(*times))
+        if quickest < max(HELP_CPU_S, HELP_OF_TYPER * typer):
+            return
+    pytest.fail(f"processor seconds, beside typer's alone: {times}")
 
 
 def commands(readme: Path) -> list[str]:

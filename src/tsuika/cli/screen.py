@@ -6,15 +6,11 @@ import errno
 import io
 import json
 import os
-import platform
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -203,6 +199,11 @@ def log_failure() -> Path | None:
 
     It is always a new one: a link that somebody else has put there is not followed.
     """
+    import platform
+    import tempfile
+    import traceback
+    from importlib.metadata import version
+
     text = f"tsuika {version('tsuika')}, Python {platform.python_version()}\n{sys.argv}\n{traceback.format_exc()}"
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         for number in range(1, 100):
