@@ -2,6 +2,7 @@
 
 python scripts/make_base.py --work DIR                   every stage, going on from what DIR holds
 python scripts/make_base.py --work DIR --background      the same, detached, when the processor has nothing else to do
+python scripts/make_base.py --work DIR --take-up FOLDER  begin with what a package ships; then set unet_steps in the plan
 python scripts/make_base.py --work DIR --measure         what the VAE keeps, beside the one it began as
 python scripts/make_base.py --work DIR --sheet FILE      the same as a picture
 python scripts/make_base.py --work DIR --export FOLDER   write what is there as a diffusers folder
@@ -31,7 +32,7 @@ from base.examiner import train_examiner
 from base.export import export
 from base.mixture import Mixture
 from base.plan import plan_of
-from base.ship import ship
+from base.ship import ship, take_up
 from base.showing import compare_vaes, vae_sheet
 from base.sources import Sources
 from base.tokenizer import train_tokenizer
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--export", type=Path)
     parser.add_argument("--ship", type=Path)
+    parser.add_argument("--take-up", type=Path)
     parser.add_argument(
         "--horizon", choices=tuple(HORIZONS), default="middle", help="export, ship: over which the weights are averaged"
     )
@@ -58,6 +60,10 @@ def main() -> None:
     work: Path = options.work
     if options.background:
         start_again(work)
+    elif options.take_up:
+        if (work / "unet.pt").exists():
+            sys.exit(f"{work}: a training is there already")
+        (work / "plan.json").write_text(json.dumps(asdict(take_up(plan_of(work), work, options.take_up)), indent=1))
     elif options.measure:
         print(json.dumps(compare_vaes(plan_of(work), work), indent=1))
     elif options.sheet:
@@ -92,8 +98,8 @@ def make(work: Path, until: str) -> None:
         return
     if not (work / "tokenizer/vocab.json").exists():
         train_tokenizer(work / "tokenizer", plan.seed, atlases.names)
-    train_examiner(plan, work, atlases)
     train_yardstick(plan, work, atlases)
+    train_examiner(plan, work, atlases)
     if until == "judges":
         return
     train_unet(plan, work, vae, CLIPTokenizer.from_pretrained(work / "tokenizer"), atlases)

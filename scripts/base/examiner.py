@@ -62,9 +62,13 @@ def _classes(shown: Scene) -> list[int]:
 
 
 def train_examiner(plan: Plan, work: Path, atlases: Atlases) -> Examiner:
-    """Train it on scenes in five hands, disturbed as samples are."""
+    """Train it on scenes in five hands, disturbed as samples are, from the yardstick's trunk."""
     torch.manual_seed(plan.seed + 2)
     model, glyphs = Examiner(), source(atlases)
+    if (yardstick := load(work / "yardstick.pt")) is None:
+        raise FileNotFoundError(f"{work / 'yardstick.pt'}: no yardstick yet")
+    trunk = {name.removeprefix("trunk."): v for name, v in yardstick["model"].items() if name.startswith("trunk.")}
+    model.trunk.load_state_dict(trunk)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         scenes = [scene(rng, hand=HAND_NAMES[rng.integers(len(HAND_NAMES))]) for _ in range(plan.judge_batch)]

@@ -39,7 +39,8 @@ class Plan:
     unet_batch: int = 32
     unet_lr: float = 1e-3
     unet_warmup: int = 300
-    unet_began: int = 0  # the step at which the optimizer began with nothing: 0, or where a base that shipped was taken up
+    # The step at which the optimizer began with nothing: not 0 where a base that shipped was taken up.
+    unet_began: int = 0
     pool: int = 4096  # pictures drawn and encoded at a time ...
     views: int = 8  # ... and how often each is seen, under fresh noise
     caption_dropout: float = 0.1
@@ -48,7 +49,7 @@ class Plan:
     least_weight: float = 0.15
     said_weight: float = 0.05  # of the questions to the text encoder, against the denoising loss of about 0.07
     thing_weight: float = 2.0  # loss weight of a latent under a thing, against 1 on the background
-    examiner_steps: int = 5_500
+    examiner_steps: int = 1_500  # from the yardstick's trunk
     yardstick_steps: int = 5_000
     judge_batch: int = 64  # of the examiner and the yardstick
     judge_lr: float = 2e-3

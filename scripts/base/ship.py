@@ -39,6 +39,7 @@ def take_up(plan: Plan, work: Path, package: Path) -> Plan:
     VAE and yardstick are done. The optimizer begins with nothing, the questions to the text encoder with random answers.
     """
     folder = package / "base"
+    work.mkdir(parents=True, exist_ok=True)
     at: int = json.loads((folder / "tsuika.json").read_text(encoding="utf-8"))["made"]["unet_steps"]
     shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
     vae = new_vae()

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from base import common, examiner, hands, scenes, unet, vae, yardstick
 from base.export import export
 from base.mixture import Mixture
 from base.plan import Plan, plan_of
+from base.ship import take_up
 from base.sources import HANDS, UNSEEN_HAND
 from base.tokenizer import train_tokenizer
 from tsuika.embedded.hands import GLYPH_PX
@@ -183,8 +185,8 @@ def test_the_kernel_distance_is_nothing_between_pictures_of_one_kind_and_grows_w
 def _train(work: Path, mixture: Mixture, tokenizer: CLIPTokenizer) -> dict[str, torch.Tensor]:
     work.mkdir(exist_ok=True)
     encoder = vae.train_vae(PLAN, work, mixture)
-    judge = examiner.train_examiner(PLAN, work, mixture.atlases)
     measure = yardstick.train_yardstick(PLAN, work, mixture.atlases)
+    judge = examiner.train_examiner(PLAN, work, mixture.atlases)
     averages = unet.train_unet(PLAN, work, encoder, tokenizer, mixture.atlases)
     parts = {"vae": encoder.state_dict(), "examiner": judge.state_dict(), "yardstick": measure.state_dict(), **averages}
     return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
@@ -221,7 +223,29 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(
     assert found["samples"] == 5 and 0 <= found["background"] <= 1
 
 
-def test_the_rate_warms_up_holds_and_ends_at_zero() -> None:
-    plan = replace(PLAN, unet_steps=1000, unet_warmup=100, unet_decay=300)
-    rates = [unet.rate(plan, step) for step in range(1000)]
-    assert rates[0] < rates[50] < rates[100] == rates[699] == plan.unet_lr > rates[900] > rates[999] > 0
+@pytest.mark.slow
+def test_what_was_shipped_can_be_taken_up_again(tmp_path: Path, mixture: Mixture, tokenizer: CLIPTokenizer) -> None:
+    work, package, again = tmp_path / "work", tmp_path / "package", tmp_path / "again"
+    shipped = _train(work, mixture, tokenizer)
+    (work / "hands").symlink_to(mixture.atlases.folder)
+    (work / "tokenizer").symlink_to(tokenizer.name_or_path)
+    export(PLAN, work, package / "base", "short")
+    save_file(common.load(work / "yardstick.pt")["model"], package / "yardstick.safetensors")
+    plan = take_up(PLAN, again, package)
+    assert plan.unet_began == PLAN.unet_steps
+    state = common.load(again / "unet.pt")
+    for name, value in state["averages"]["long"].items():
+        if not name.startswith("questions."):
+            torch.testing.assert_close(value, shipped[f"short.{name}"], rtol=1e-3, atol=1e-6)
+    further = replace(plan, unet_steps=plan.unet_began + 2)
+    averages = unet.train_unet(further, again, vae.trained_vae(again), tokenizer, mixture.atlases)
+    before = state["averages"]["short"]
+    assert not any(torch.equal(value, before[name]) for name, value in averages["short"].items())
+    assert not torch.equal(averages["short"]["unet.conv_in.weight"], averages["long"]["unet.conv_in.weight"])
+
+
+@pytest.mark.parametrize("began", [0, 5000])
+def test_the_rate_warms_up_holds_and_ends_at_zero(began: int) -> None:
+    plan = replace(PLAN, unet_began=began, unet_steps=began + 1000, unet_warmup=100, unet_decay=300)
+    rates = [unet.rate(plan, began + step) for step in range(1000)]
+    assert 0 < rates[0] < rates[50] < rates[100] == rates[699] == plan.unet_lr > rates[900] > rates[999] > 0
