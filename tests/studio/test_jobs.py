@@ -11,10 +11,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from tsuika.core.rundir import RunDir
 from tsuika.studio.home import Home
 from tsuika.studio.jobs import LIGHT, Job, Jobs
 
@@ -259,6 +261,35 @@ def test_a_half_written_line_of_events_is_no_end(home: Home, program: tuple[str,
         log.write(json.dumps({"event": "Ended", "status": 0})[:20])
     os.kill(job.pid, signal.SIGKILL)  # type: ignore[arg-type]
     assert until(jobs, job, "died")
+
+
+def test_what_has_come_to_no_result_says_how_it_can(home: Home, program: tuple[str, ...]) -> None:
+    jobs = Jobs(home, program)
+
+    def over(what: str, kind: str = "generate", *more: str, **about: Any) -> Job:
+        return until(jobs, jobs.add(kind, [what, *more], lane=LIGHT, **about), "done", "failed", "died")
+
+    assert [jobs.way_on(over(what)) for what in ("quick", "fails", "breaks")] == ["", "again", "again"]
+    # What it was given, such as a token, is nowhere any more.
+    assert jobs.way_on(over("breaks", secret={"SECRET": "x"})) == ""
+    # A search has begun in its folder, and the same call goes on there.
+    folder = home.root / "search"
+    found = over("breaks", "search", f"--out={folder}")
+    assert jobs.way_on(found) == "again"
+    folder.mkdir()
+    (folder / "search.db").touch()
+    assert jobs.way_on(found) == "resume"
+    # A run folder: none yet, begun, and over.
+    run = RunDir(home.root / "runs/x")
+    found = over("breaks", "train", "--out", str(run.root), run=run.root)
+    assert jobs.way_on(found) == "again"
+    run.root.mkdir()
+    run.recipe.touch()
+    assert jobs.way_on(found) == ""
+    run.events.touch()
+    assert jobs.way_on(found) == "resume"
+    run.report_json.touch()
+    assert jobs.way_on(found) == ""
 
 
 def test_old_checks_are_forgotten_and_trainings_are_not(home: Home, program: tuple[str, ...]) -> None:

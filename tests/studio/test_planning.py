@@ -17,6 +17,7 @@ from running import Running, running
 from tsuika import config
 from tsuika.cli.main import app
 from tsuika.cli.studio import CHOICES, described
+from tsuika.studio.jobs import Job
 from tsuika.studio.live import LiveProgress
 
 # Says nothing and goes on until it is told to end.
@@ -259,6 +260,54 @@ def test_rates_and_settings_are_searched_for_a_plan(here: Running, project: str)
     here.until(job, "cancelled")
     again = here.ask("POST", f"/api/jobs/{job}", {"action": "again"})[1]["job"]["id"]
     assert again != job and argv(here, again) == given
+
+
+def test_what_died_is_done_once_more_past_what_it_has_left(here: Running) -> None:
+    def died(command: list[str], values: dict[str, Any]) -> Job:
+        key = here.ask("POST", "/api/commands", {"command": command, "values": values})[1]["job"]
+        here.studio.jobs.kill(here.studio.jobs.get(key))  # type: ignore[arg-type]
+        here.until(key, "died")
+        found = here.studio.jobs.get(key)
+        assert found is not None
+        return found
+
+    def again(job: Job) -> Job:
+        key = here.ask("POST", f"/api/jobs/{job.id}", {"action": "again"})[1]["job"]["id"]
+        found = here.studio.jobs.get(key)
+        assert found is not None
+        return found
+
+    drawn = died(["generate"], {"prompt": "a cat"})
+    out = here.studio.home.root / drawn.about["out"]
+    assert again(drawn).argv == drawn.argv
+    out.mkdir(parents=True)
+    new = again(drawn)
+    assert new.argv == tuple(part.replace(str(out), f"{out}-2") for part in drawn.argv) != drawn.argv
+    assert new.about == {**drawn.about, "out": f"{drawn.about['out']}-2"}
+    for one in here.studio.jobs.all("where ended is null"):
+        here.studio.jobs.kill(one) if one.state == "running" else here.studio.jobs.stop(one)
+    # A training goes on where it was.
+    training = died(["train"], {"method": "lora", "images": ".", "out": "mine"})
+    run = here.studio.jobs.run_of(training)
+    assert run is not None
+    run.root.mkdir(parents=True)
+    for file in (run.recipe, run.events):
+        file.touch()
+    resumed = again(training)
+    assert (resumed.argv[:2], resumed.run) == (("resume", str(run.root)), training.run)
+    # What is not over stays as it is.
+    assert again(resumed).id == resumed.id
+
+
+def test_a_check_tells_what_it_has_found_while_it_runs(here: Running, project: str) -> None:
+    key = here.ask("POST", f"/api/projects/{project}/check")[1]["job"]
+    finding = {"code": "bars", "level": "look", "pictures": ["a.png"]}
+    with (here.studio.jobs.folder(key) / "events.jsonl").open("a") as log:
+        for found in ([], [finding]):
+            log.write(json.dumps({"event": "FoundSoFar", "findings": found}) + "\n")
+    assert here.until(key, "running")["findings"] == [finding]
+    here.studio.jobs.kill(here.studio.jobs.get(key))  # type: ignore[arg-type]
+    assert here.until(key, "died")["findings"] == []
 
 
 def test_a_search_tells_of_its_trials_as_they_end(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config
@@ -14,6 +15,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.texts import _
 
 LOG_FROM: Final = 10  # a range this many times wider than its beginning is searched by its logarithm
+STUDY: Final = "search.db"  # Optuna's study, in a search's folder
 RANGE: Final = re.compile(r"\s*([^.]\S*?|\.\d\S*?)\.\.(\S+?)\s*(?:\((log|linear)\))?\s*")
 
 # Settings that decide what is measured, or what is written: trials that differ in them cannot be compared by the guard.
@@ -37,6 +39,11 @@ FIXED: Final = (
     "data.buckets",
     "data.cache",
 )
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder is that of a search, which the same call goes on with."""
+    return (folder / STUDY).is_file()
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class _Search:
     def _open(self, points: Sequence[dict[str, Any]]) -> optuna.Study:
         optuna = self._optuna
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{(self._out / 'search.db').absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
+            f"sqlite:///{(self._out / search_space.STUDY).absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
         study = optuna.create_study(
             storage=storage,

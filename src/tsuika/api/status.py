@@ -213,6 +213,11 @@ def state_of(folder: RunDir) -> State:
     return "finished" if folder.report_json.is_file() and not folder.unfinished.exists() else "stopped"
 
 
+def can_resume(folder: RunDir) -> bool:
+    """Whether a run was begun and is not over."""
+    return folder.events.is_file() and state_of(folder) == "stopped"
+
+
 def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
     """Step and loss, from 1; of many steps the means of `POINTS` spans of them."""
     width = max(1, -(-len(losses) // POINTS))

@@ -9,6 +9,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
+from tsuika.studio.jobs import WayOn
+
 Texts = dict[str, str]
 
 
@@ -213,6 +215,7 @@ class JobView(TypedDict):
     run: str
     command: str
     makes_file: bool
+    way_on: WayOn
     waits_for: NotRequired[Waited | None]
     phase: NotRequired[Texts]
     done: NotRequired[int]
@@ -223,6 +226,7 @@ class JobView(TypedDict):
     checks: NotRequired[int]
     images: NotRequired[list[JobImage]]
     trials: NotRequired[list[Trial]]
+    findings: NotRequired[list[Any]]
     notes: NotRequired[list[Note]]
 
 
@@ -414,20 +418,22 @@ class ProgramsView(TypedDict):
 
 
 class ArtifactRow(TypedDict):
-    """A file of a result."""
+    """A file of a result; `which` of those of `run` it is, if it is one of a run."""
 
     file: str
     name: str
     kind: str
     place: str
+    run: NotRequired[str]
+    which: NotRequired[str]
 
 
 class ArtifactsView(TypedDict):
-    """Files of results, kinds of files that are applied to a base model, the samplers' names, the VAEs that come with the
-    embedded base model, and those in files."""
+    """Files of results, the titles of the kinds of files that are applied to a base model, the samplers' names, the VAEs that
+    come with the embedded base model, and those in files."""
 
     artifacts: list[ArtifactRow]
-    added: list[str]
+    added: dict[str, Texts]
     samplers: list[str]
     own_vaes: list[str]
     vaes: list[ArtifactRow]

@@ -14,8 +14,8 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.files import write_text
 from tsuika.core.texts import _
 from tsuika.studio import planning
-from tsuika.studio.home import Project
-from tsuika.studio.jobs import Job
+from tsuika.studio.home import Project, numbered
+from tsuika.studio.jobs import Job, out_of
 from tsuika.studio.state import Studio
 
 
@@ -49,8 +49,17 @@ def search(studio: Studio, project: Project, recipe: Recipe, over: Mapping[str, 
 
 
 def again(studio: Studio, job: Job) -> Job:
-    """The same job once more; a search goes on where it was."""
-    return studio.jobs.add(job.kind, job.argv, lane=job.lane, project=job.project, about=job.about)
+    """A job that is over once more: from where it was if it can, else as it was asked for, past what it has left behind."""
+    way_on, run, out = studio.jobs.way_on(job), studio.jobs.run_of(job), out_of(job)
+    if way_on == "resume" and run is not None:
+        return planning.resume(studio, run, job.project)
+    argv, about = job.argv, job.about
+    if way_on == "again" and out is not None and out.exists():
+        new = next(path for path in numbered(out) if not path.exists())
+        argv = tuple(part.replace(str(out), str(new)) if part in (str(out), f"--out={out}") else part for part in argv)
+        about = {**about, "out": new.relative_to(studio.home.root).as_posix()} if "out" in about else about
+    root = run.root if run is not None else None
+    return studio.jobs.add(job.kind, argv, lane=job.lane, project=job.project, run=root, about=about)
 
 
 def mask(studio: Studio, project: Project, *, text: str, model: str, mode: str, threshold: float, grow_px: int) -> Job:

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 import psutil
 
 import tsuika
+from tsuika.api import search_space
 from tsuika.api import status as run_status
 from tsuika.core.rundir import RunDir
 from tsuika.studio.home import Home
@@ -40,9 +41,13 @@ BEGINS_WITHIN_S: Final = 20.0
 CLOCKS_APART_S: Final = 2.0
 OPEN_STATES: Final = ("waiting", "running")
 PROGRAM: Final = (sys.executable, "-m", "tsuika")
+# In what a job is about: it was given something that is kept nowhere.
+GIVEN_MORE: Final = "given_more"
 # Checks, and the like, of a project that are kept.
 KEPT: Final = 3
 LOG_BYTES: Final = 20_000
+# What can be done with a job that is over: nothing, the same from its beginning, or from where it was.
+WayOn = Literal["", "again", "resume"]
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,10 @@ class Jobs:
         it starts without them.
         """
         key = secrets.token_hex(6)
+        about = dict(about or {})
         if secret:
             self._secrets[key] = secret
+            about[GIVEN_MORE] = True
         self.folder(key).mkdir(parents=True)
         now = time.time()
         inside = run.relative_to(self._home.root).as_posix() if run else ""
@@ -136,7 +143,7 @@ class Jobs:
             id=key,
             project=project,
             kind=kind,
-            about=json.dumps(about or {}, ensure_ascii=False),
+            about=json.dumps(about, ensure_ascii=False),
             argv=json.dumps([*argv], ensure_ascii=False),
             lane=lane,
             place=now,
@@ -233,6 +240,15 @@ class Jobs:
         found = self.all("where state = 'waiting' and lane = ?", lane)
         return sorted(found, key=lambda job: job.place)
 
+    def way_on(self, job: Job) -> WayOn:
+        """How a job that is over without a result can come to one, by what it has left behind."""
+        if job.ended is None or job.state == "done" or job.about.get(GIVEN_MORE):
+            return ""
+        run, out = self.run_of(job), out_of(job)
+        if run is not None and run.recipe.is_file():
+            return "resume" if run_status.can_resume(run) else ""
+        return "resume" if out is not None and search_space.is_begun(out) else "again"
+
     def move(self, job: Job, to: Literal["first", "up", "down"]) -> None:
         """Put a waiting job in front of its queue, or change it with the one before or behind it."""
         with self._lock:
@@ -328,6 +344,16 @@ class Jobs:
             return None
         running = self.all("where state = 'running' and lane = ?", job.lane)
         return next(iter(running), None)
+
+
+def out_of(job: Job) -> Path | None:
+    """Where a job's command line says that its result goes."""
+    for flag, value in zip(job.argv, (*job.argv[1:], "")):
+        if flag.startswith("--out="):
+            return Path(flag.removeprefix("--out="))
+        if flag == "--out":
+            return Path(value)
+    return None
 
 
 def events(file: Path) -> Iterator[dict[str, Any]]:

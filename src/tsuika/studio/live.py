@@ -39,6 +39,8 @@ class LiveProgress:
     notes: list[dict[str, Any]] = field(default_factory=list)
     # Of a search, by number: settings, and what came of them.
     trials: dict[int, dict[str, Any]] = field(default_factory=dict)
+    # Of a check, while it runs.
+    findings: list[dict[str, Any]] = field(default_factory=list)
     _read: int = 0
 
     def read(self, file: Path) -> None:
@@ -66,6 +68,8 @@ class LiveProgress:
                 ended = self.trials.setdefault(row["number"], {"number": row["number"], "params": {}})
                 ended |= {name: row[name] for name in ("state", "value", "se", "step")}
                 self.done = len(self._ended())
+            case "FoundSoFar":
+                self.findings = row["findings"]
             case "Drawn":
                 self.images.append({"path": row["path"], "seed": row["seed"]})
             case "CellDrawn":
@@ -189,6 +193,7 @@ class Live:
             "run": self._home.key_of(self._home.root / job.run) if job.run else "",
             "command": command_line(job),
             "makes_file": self._jobs.file_of(job) is not None,
+            "way_on": self._jobs.way_on(job),
         }
         if job.state == "waiting":
             first = self._jobs.before(job)
@@ -220,6 +225,8 @@ class Live:
                 {"seed": one["seed"], "labels": one.get("labels"), "place": one.get("place")} for one in found.images
             ],
             "trials": list(found.trials.values()),
+            # What is over has a result that says more.
+            "findings": found.findings if job.state == "running" else [],
             "notes": [
                 {"code": one["code"], "message": of_every_language(sentence(one["code"], one["params"]))}
                 for one in found.notes

@@ -111,9 +111,9 @@ def log(job: OfJob, studio: Here) -> PlainTextResponse:
 
 @router.post("/jobs/{job}", response_model=answers.Job)
 def want(job: OfJob, given: Want, studio: Here) -> dict[str, Any]:
-    """Stop a job, end it at once, move it in its queue, or do one that is over once more."""
+    """Stop a job, end it at once, move it in its queue, or do one that came to no result once more."""
     if given.action == "again":
-        return {"job": studio.live.view(experiments.again(studio, job) if job.ended else job)}
+        return {"job": studio.live.view(experiments.again(studio, job) if studio.jobs.way_on(job) else job)}
     if given.action in ("first", "up", "down"):
         studio.jobs.move(job, given.action)
     elif given.action == "stop":

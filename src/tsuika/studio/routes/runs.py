@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr
 import tsuika
 from tsuika import config
 from tsuika.api.exporting import MAIN
+from tsuika.api.status import can_resume
 from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _, languages
@@ -48,7 +49,7 @@ def status(run: OfRun, studio: Here) -> dict[str, Any]:
         "project": planning.project_of(studio, run),
         "job": jobs[-1].id if jobs else "",
         "previews": [{key: one[key] for key in ("step", "prompt", "seed")} for one in found["previews"]],
-        "can_resume": found["state"] == "stopped" and run.events.exists(),
+        "can_resume": can_resume(run),
     }
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +12,12 @@ from pydantic import BaseModel, Field
 
 from tsuika.data.folder import IMAGES
 from tsuika.methods import METHODS
+from tsuika.pages import in_languages
 from tsuika.studio import answers, models, planning, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
 from tsuika.studio.dropped import made
+from tsuika.studio.home import numbered
 from tsuika.studio.jobs import LIGHT
 from tsuika.studio.state import Here
 
@@ -55,7 +55,7 @@ def artifacts(studio: Here) -> dict[str, Any]:
     """What was made here or picked, for the playground, and what can be chosen there."""
     return {
         "artifacts": [one for one in models.artifacts(studio) if one["kind"] != models.VAE],
-        "added": [name for name, method in METHODS.items() if not method.whole_model],
+        "added": {name: in_languages(method.title) for name, method in METHODS.items() if not method.whole_model},
         "samplers": list(models.SAMPLERS),
         "own_vaes": list(planning.own_vaes("embedded")),
         "vaes": models.vaes(studio),
@@ -80,16 +80,10 @@ async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, He
             return {"image": await run_in_threadpool(lambda: made(studio, file))}
         if file.suffix.lower() not in models.WEIGHTS:
             raise HTTPException(415)
-        kept = next(path for path in _names(folder / name) if not path.exists())
+        kept = next(path for path in numbered(folder / name) if not path.exists())
         file.replace(kept)
     job = studio.jobs.add("inspect", ["inspect", str(kept), "--json"], lane=LIGHT, about={"dropped": name})
     return {"job": job.id, "artifact": models.artifact(kept)}
-
-
-def _names(path: Path) -> Iterator[Path]:
-    """`a.pt`, `a-2.pt`, `a-3.pt` and so on."""
-    yield path
-    yield from (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 
 
 class ChosenFile(ChosenPath):

@@ -3,7 +3,7 @@
 
 import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, tried } from "./core.js";
 import { DropZone } from "./drop.js";
-import { Asked, Bar, Icon, Left, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Asked, Bar, Icon, Left, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Job} Job */
 
@@ -81,18 +81,6 @@ function aboutOf(job) {
   const about = /** @type {any} */ (job.about);
   const text = String(about.prompt ?? about.prompts?.[0] ?? about.text ?? about.to ?? "");
   return text.length > 60 ? `${text.slice(0, 59)}…` : text;
-}
-
-/** The screen that shows a job. @param {Job} job */
-function jobLink(job) {
-  const { playground, tool, run } = /** @type {any} */ (job.about);
-  if (job.kind === "train") return job.project ? link("projects", job.project, "train") : link("runs", job.run);
-  if (playground) return link("playground");
-  if (tool) return link("tools", ...tool.split(" "));
-  if (run) return job.project ? `${link("projects", job.project, "compare")}?run=${run}` : link("runs", run, "compare");
-  if (job.kind === "advise") return link("projects", job.project, "plan");
-  if (["find-rate", "search"].includes(job.kind)) return link("projects", job.project, "search");
-  return job.project ? link("projects", job.project) : link();
 }
 
 /** @param {{project: import("./core.js").Schemas["ProjectShort"], onGone: () => void}} props */

@@ -4,7 +4,7 @@
 import { _, _n, begin, duration, get, go, html, jobOf, jobs, later, link, noteJob, number, resultOf, said, send, size, tried } from "./core.js";
 import { Folders } from "./sets.js";
 import { AllSettings } from "./settings.js";
-import { Icon, Marked, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
+import { Broken, Icon, Marked, Picker, Trouble, Working, useEffect, useRef, useState } from "./ui.js";
 
 const GOALS = () => [
   ["character", _("A character"), _("a person, an animal, a mascot")],
@@ -57,8 +57,6 @@ export default function Plan({ project, reload }) {
   };
   const start = () =>
     tried(async () => {
-      // Asked for by a click, as browsers want it; the page tells when a job has ended.
-      if (globalThis.Notification?.permission === "default") Notification.requestPermission();
       const begun = await send("POST", `/projects/${project.id}/train`, { advice: advice.job, option, settings });
       noteJob((await get(`/jobs/${begun.job}`)).job);
       await reload();
@@ -85,8 +83,7 @@ export default function Plan({ project, reload }) {
     </section>
     <section class="advice" aria-live="polite">
       ${!advice && (job && same ? html`<${Working} job=${job} />` : html`<p class="soft">${_("Looking for the best method")} …</p>`)}
-      ${job && same && job.state !== "done" && job.ended && html`<${Trouble} error=${job.error ?? { what: _("The advisor ended unexpectedly.") }} log=${`/jobs/${job.id}/log`}>
-        <button onClick=${() => ask(answers)}>${_("Try again")}</button><//>`}
+      ${same && html`<${Broken} job=${job} />`}
       ${options.map((/** @type {any} */ one, number) => html`<${Option} key=${number} option=${one} first=${number === 0} chosen=${option === number} onChoose=${() => change({ option: number })} />`)}
       ${advice?.notes.map((/** @type {any} */ one) => html`<p key=${one.en} class="small soft"><${Marked} text=${one} /></p>`)}
       ${advice?.not_recommended.length > 0 && html`<details class="small"><summary>${_("Not recommended this time")}</summary><ul>${advice.not_recommended.map(

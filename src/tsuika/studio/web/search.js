@@ -44,14 +44,10 @@ function useResult(job) {
 }
 
 /** A job under way, or why it has ended. @param {{job: import("./core.js").Job | undefined}} props */
-function Standing({ job }) {
-  if (!job) return null;
-  const post = (/** @type {"stop" | "again"} */ action) => tried(() => send("POST", `/jobs/${job.id}`, { action }));
-  return html`<${Working} job=${job}><button class="quiet" onClick=${() => post("stop")}>${_("Stop")}</button><//>
+const Standing = ({ job }) =>
+  job && html`<${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Stop")}</button><//>
     ${job.notes?.map(one => html`<p key=${one.code} class="small soft">${said(one.message)}</p>`)}
-    <${Broken} job=${job} />
-    ${job.ended && job.state !== "done" && html`<div><button onClick=${() => post("again")}>${job.kind === "search" ? _("Go on with the search") : _("Once more")}</button></div>`}`;
-}
+    <${Broken} job=${job} />`;
 
 /** @param {{project: Schemas["ProjectView"], plan: Taken, now: number, onTake: (settings: Record<string, unknown>) => void}} props */
 function Rates({ project, plan, now, onTake }) {
@@ -123,7 +119,6 @@ function CrossValidation({ checked, onTake }) {
     <p class="soft small">${_("The training is done several times, each without another part of the images, so that every image judges once: surer with few images, and slower. How the folds compare is shown at the training.")}</p>
     <div class="row"><label class="row">${_("Folds")} <select value=${folds} onChange=${(/** @type {any} */ event) => onTake({ "guard.folds": Number(event.target.value) || undefined })}>
         ${[0, 2, 3, 4, 5, 8, 10, ...([0, 2, 3, 4, 5, 8, 10].includes(folds) ? [] : [folds])].map(one => html`<option key=${one} value=${one}>${one || _("automatic")}</option>`)}</select></label>
-      <span class="num">${_n("{count} training at most", "{count} trainings at most", Math.ceil(trainings))}</span>
-      ${seconds && html`<span class="num">${_("at most {time}", { time: duration(seconds) })}</span>`}</div>
+      <span class="num">${[_n("{count} training at most", "{count} trainings at most", Math.ceil(trainings)), seconds && _("at most {time}", { time: duration(seconds) })].filter(Boolean).join(" · ")}</span></div>
   </section>`;
 }

@@ -4,7 +4,7 @@
 import { _, _n, get, html, isOpen, jobOf, jobs, link, number, said, send, tried } from "./core.js";
 import { Chart } from "./chart.js";
 import { Folds } from "./folds.js";
-import { Asked, Bar, Icon, Left, Log, Trouble, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Asked, Bar, Broken, Icon, Left, Log, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Schemas} Schemas */
 /** @typedef {Schemas["RunView"]} Run */
@@ -17,7 +17,7 @@ export default function Train({ project, run: given }) {
   const busy = useRef(false);
   const load = async () => {
     // Its folder is not there until it has begun.
-    if (!id || busy.current || (isOpen(job) && !said(job?.phase))) return;
+    if (!id || busy.current || job?.way_on === "again" || (isOpen(job) && !said(job?.phase))) return;
     busy.current = true;
     try {
       setRun(await get(`/runs/${id}`));
@@ -39,9 +39,7 @@ export default function Train({ project, run: given }) {
   const ask = (/** @type {"stop" | "sample" | "resume"} */ action) => tried(async () => (await send("POST", `/runs/${id}`, { action }), await load()));
   return html`<main class="page train">
     <${Head} state=${state} job=${job} run=${run} ask=${ask} compare=${project ? link("projects", project.id, "compare") : link("runs", id, "compare")} />
-    ${job && ["failed", "died"].includes(job.state) && html`<${Trouble} log=${`/jobs/${job.id}/log`}
-      error=${job.error ?? { what: _("The training ended unexpectedly"), why: _("Its process was killed, or the machine went down. What it had saved is still there.") }}>
-      ${run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}>${_("Resume")}</button>`}<//>`}
+    ${(["failed", "died"].includes(state) || job?.way_on === "again") && html`<${Broken} job=${job} />`}
     ${run && html`<${Sentence} run=${run} />
       ${(run.losses.length > 2 || /** @type {any} */ (run.guard)?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
       <${Folds} run=${run} />

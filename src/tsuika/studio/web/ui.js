@@ -1,7 +1,7 @@
 // Parts that several screens use.
 // @ts-check
 
-import { _, getText, html, isOpen, number, said, send, signal, tried, duration, problem } from "./core.js";
+import { _, getText, html, isOpen, link, noteJob, number, said, send, signal, tried, duration, problem } from "./core.js";
 import * as hooks from "./vendor/hooks.js";
 
 /** @type {<Value>(first: Value | (() => Value)) => [Value, (now: Value | ((old: Value) => Value)) => void]} */
@@ -32,6 +32,7 @@ const PATHS = {
   up: "M12 19V5M6 11l6-6 6 6",
   raise: "M6 15l6-6 6 6",
   lower: "M6 9l6 6 6-6",
+  bell: "M6 16h12l-1.500-2.500V10a4.500 4.500 0 0 0-9 0v3.500zM10.500 19h3",
   sun: "M12 16a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.500 1.500M17.500 17.500 19 19M5 19l1.500-1.500M17.500 6.500 19 5",
 };
 
@@ -59,9 +60,19 @@ export function Trouble({ error, log, children }) {
   </div>`;
 }
 
-/** Why a job has no result, if that is so: it failed and says why, or its process is gone. @param {{job: import("./core.js").Job | undefined}} props */
-export const Broken = ({ job }) =>
-  job && ["failed", "died"].includes(job.state) && html`<${Trouble} error=${job.error ?? { what: _("It ended unexpectedly."), why: _("Its process was killed, or the machine went down.") }} log=${`/jobs/${job.id}/log`} />`;
+/** Why a job has no result, if that is so, and the way on: it failed and says why, its process is gone, or somebody stopped it.
+ * @param {{job: import("./core.js").Job | undefined}} props */
+export function Broken({ job }) {
+  if (!job?.ended || job.state === "done") return null;
+  const again = () => tried(async () => noteJob((await send("POST", `/jobs/${job.id}`, { action: "again" })).job));
+  const way = job.way_on && html`<button class=${job.way_on === "resume" ? "main" : ""} onClick=${again}>${job.way_on === "resume" ? _("Resume") : _("Once more")}</button>`;
+  if (!["failed", "died"].includes(job.state)) return way && html`<div>${way}</div>`;
+  const killed = {
+    what: _("Ended unexpectedly: {job}", { job: kindName(job.kind) }),
+    why: job.way_on === "resume" ? _("Its process was killed, or the machine went down. What it had saved is still there.") : _("Its process was killed, or the machine went down."),
+  };
+  return html`<${Trouble} error=${job.error ?? killed} log=${`/jobs/${job.id}/log`}>${way}<//>`;
+}
 
 /** What a job has said, one click away. @param {{path: string}} props */
 export function Log({ path }) {
@@ -94,6 +105,18 @@ export function kindName(kind) {
     mask: _("Masks by a model"), "find-rate": _("Finding a learning rate"), search: _("Searching settings"), generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"), export: _("Writing a file"), publish: _("Publishing"),
   };
   return names[/** @type {keyof typeof names} */ (kind)] ?? kind;
+}
+
+/** The screen that shows a job. @param {import("./core.js").Job} job */
+export function jobLink(job) {
+  const { playground, tool, run } = /** @type {any} */ (job.about);
+  if (job.kind === "train") return job.project ? link("projects", job.project, "train") : link("runs", job.run);
+  if (playground) return link("playground");
+  if (tool) return link("tools", ...tool.split(" "));
+  if (run) return job.project ? `${link("projects", job.project, "compare")}?run=${run}` : link("runs", run, "compare");
+  if (job.kind === "advise") return link("projects", job.project, "plan");
+  if (["find-rate", "search"].includes(job.kind)) return link("projects", job.project, "search");
+  return job.project ? link("projects", job.project) : link();
 }
 
 /** @param {string} state */
