@@ -13,12 +13,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tsuika.core.errors import ImageError, RecipeError, TsuikaError
-from tsuika.core.events import Phase, drained
+from tsuika.core.events import Phase, Progress, drained
 from tsuika.core.sections import Data
 from tsuika.data import check as checks
 from tsuika.data.check import count_fit
 from tsuika.data.check_fix import LIST, clean
-from tsuika.data.check_report import Finding, Report
+from tsuika.data.check_report import Finding, FoundSoFar, Report
 from tsuika.data.faults import FAULTS
 from tsuika.data.quality import bars, measure
 from tsuika.data.scan import scan
@@ -442,3 +442,31 @@ def test_a_cleaned_copy_keeps_every_caption_and_no_garbage(tmp_path: Path) -> No
     assert [one.alternatives or one.caption for one in again.usable] == [
         one.alternatives or one.caption for one in report.usable
     ]
+
+
+def test_what_is_found_is_told_while_images_are_read(tmp_path: Path) -> None:
+    pictures = [textured(seed) for seed in range(12)]
+    pictures[1] = pictures[1].filter(ImageFilter.GaussianBlur(6))
+    folder = write(tmp_path / "set", pictures)
+    (folder / "0.png").write_bytes(b"no image")
+    run = checks.check(folder, Data(), size_px=256, workers=1)
+    told: list[tuple[int, dict[str, tuple[str, ...]]]] = []
+    read = 0
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as end:
+            report: Report = end.value
+            break
+        if isinstance(event, Progress) and event.phase == "pictures":
+            read = event.done
+        elif isinstance(event, FoundSoFar):
+            assert all(one["what"]["ja"] != one["what"]["en"] for one in event.findings)
+            told.append((read, {one["code"]: one["pictures"] for one in event.findings}))
+    assert [count for count, _found in told] == [4, 5, 7, 9, 12]
+    assert told[0][1]["not-a-picture"] == ("0.png",)
+    # Of three images nobody can tell which is blurred; of the next there are enough.
+    assert ["blurred" in found for _count, found in told] == [False, True, True, True, True]
+    assert told[-1][1]["blurred"] == ("1.png",)
+    last = {one.code: one.pictures for one in report.findings}
+    assert told[-1][1] == {code: last[code] for code in told[-1][1]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -24,6 +24,7 @@ from tsuika.data.check_report import (
     CheckedImage,
     CountFit,
     Finding,
+    FoundSoFar,
     ImageSize,
     Level,
     MethodFit,
@@ -103,10 +104,27 @@ def check(
     def visit(name: str, opened: Opened) -> None:
         measured[name] = dedupe.Thumbnail(opened.image), measure(opened.image)
 
+    def of_images(manifest: Manifest) -> list[Finding]:
+        qualities = {sample.name: measured[sample.name][1] for sample in manifest.samples}
+        return [
+            *_of_files(manifest),
+            *_of_masks(manifest, asked),
+            *_of_pixels(manifest.samples, qualities, size_px),
+            *_of_sizes(into_buckets(manifest), config.crop),
+        ]
+
+    def into_buckets(manifest: Manifest) -> tuple[bucket.Bucket, ...]:
+        return bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
+
+    def so_far(manifest: Manifest) -> Iterator[Event]:
+        yield FoundSoFar(tuple(one.to_dict() for one in in_order(of_images(manifest))))
+
     # One image a thread: matrix products with threads of their own would wait for each other.
     yield Phase("pictures")
     with threadpool_limits(1, "blas"):
-        manifest = yield from scan.scan_events(folder, config, size_px=size_px, needed=0, visit=visit, workers=workers)
+        manifest = yield from scan.scan_events(
+            folder, config, size_px=size_px, needed=0, visit=visit, so_far=so_far, workers=workers
+        )
     samples = manifest.samples
     thumbnails = [measured[sample.name][0] for sample in samples]
     qualities = {sample.name: measured[sample.name][1] for sample in samples}
@@ -115,17 +133,13 @@ def check(
     pairs = yield from dedupe.pair_events(thumbnails, workers=workers)
     alike = [(i, j) for i, j, found in pairs if found.same]
     duplicates = _duplicates(samples, qualities, alike)
-    buckets = bucket.assign(manifest, size_px=size_px, step_px=step_px, buckets=config.buckets)
     captions, about_captions = check_captions.check(manifest, config, tokenize, tokenizer, room)
     variety, about_variety = _variety(samples, thumbnails, duplicates)
     instead = {name: group[0] for group in duplicates for name in group[1:]}
     drawn = any(one.flat >= DRAWN for one in qualities.values())
     missing = {"text": True, "few": len(samples) < FEWEST, "drawn": drawn, "tokens": tokenize is None}
     findings = [
-        *_of_files(manifest),
-        *_of_masks(manifest, asked),
-        *_of_pixels(samples, qualities, size_px),
-        *_of_sizes(buckets, config.crop),
+        *of_images(manifest),
         *([Finding("near-duplicate", "look", tuple(instead), {"of": instead})] if instead else []),
         *about_captions,
         *about_variety,
@@ -139,7 +153,7 @@ def check(
         duplicates=duplicates,
         captions=captions,
         variety=variety,
-        sizes=tuple(ImageSize(one.width, one.height, len(one.samples)) for one in buckets),
+        sizes=tuple(ImageSize(one.width, one.height, len(one.samples)) for one in into_buckets(manifest)),
         large_enough={
             side: sum(sample.width * sample.height >= side * side for sample in samples)
             for side in sorted({size_px, *BASE_SIZES})

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tsuika.core.events import Event
 from tsuika.core.texts import Text, _, _n
 from tsuika.data.faults import FAULTS
 from tsuika.data.manifest import CaptionSource
@@ -44,6 +45,17 @@ class Finding:
     def todo(self) -> Text:
         """What can be done."""
         return FAULTS[self.code].todo.filled({"count": len(self.pictures), **self.values})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the texts by language."""
+        return {**asdict(self), **{name: in_languages(getattr(self, name)) for name in ("what", "why", "todo")}}
+
+
+@dataclass(frozen=True)
+class FoundSoFar(Event):
+    """Findings, as in a report's JSON, of the images that are read by now; they are judged against these alone."""
+
+    findings: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -173,13 +185,12 @@ class Report:
         return tuple(image.name for image in self.usable if image.name in named)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the counts that `--json` begins with, and the texts of the findings by language."""
+        """JSON-ready, with the counts that `--json` begins with."""
         counts = {"total": self.total, "usable": len(self.usable), "to_look_at": len(self.to_look_at)}
         table = asdict(self)
         for row in table["pictures"]:
             row["path"] = str(row["path"])
-        for row, finding in zip(table["findings"], self.findings, strict=True):
-            row |= {name: in_languages(getattr(finding, name)) for name in ("what", "why", "todo")}
+        table["findings"] = [one.to_dict() for one in self.findings]
         return {**counts, **table, "folder": str(self.folder)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,10 @@ from tsuika.data.image import Opened, UnusableError, read_image
 from tsuika.data.manifest import LeftOut, Manifest, Note, Sample
 
 Visit = Callable[[str, Opened], None]
+SoFar = Callable[[Manifest], Iterator[Event]]
+
+# What is known so far is handed out after so many images, and then whenever there are so many times as many.
+FIRST_LOOK, SOONER = 4, 1.25
 
 
 def scan(folder: Path, config: Data, *, size_px: int = 0, needed: int = 1, report: Path | None = None) -> Manifest:
@@ -84,12 +88,14 @@ def scan_events(
     needed: int = 1,
     report: Path | None = None,
     visit: Visit | None = None,
+    so_far: SoFar | None = None,
     workers: int = 1,
 ) -> Generator[Event, None, Manifest]:
     """As `scan`, with a `Progress` for each image read.
 
     Args:
         visit: called with each usable image's name and pixels while they are at hand, from any of the workers.
+        so_far: gives events about what is known by now, again and again while images are read.
         workers: threads that read images.
     """
     if not folder.is_dir():
@@ -108,7 +114,10 @@ def scan_events(
         except UnusableError as error:
             return LeftOut(item.path, error.reason, error.words, item.name)
 
-    items = known.subject
+    def manifest() -> Manifest:
+        return Manifest(tuple(samples), tuple(left_out), tuple(notes), known.aside, known.regularization)
+
+    items, look_at = known.subject, float(FIRST_LOOK)
     with ThreadPoolExecutor(workers) as pool:
         for done, one in enumerate(pool.map(read, items) if workers > 1 else map(read, items), 1):
             if isinstance(one, LeftOut):
@@ -117,12 +126,15 @@ def scan_events(
                 samples.append(one[0])
                 notes.extend(one[1])
             yield Progress("pictures", done, len(items))
+            if so_far and (done >= look_at or done == len(items)):
+                look_at = done * SOONER
+                yield from so_far(manifest())
     left_out.sort(key=lambda left: natural_key(str(left.path)))
-    manifest = Manifest(tuple(samples), tuple(left_out), tuple(notes), known.aside, known.regularization)
+    found = manifest()
     if report:
-        manifest.write(report)
-    _check_enough(manifest, folder, needed, report)
-    return manifest
+        found.write(report)
+    _check_enough(found, folder, needed, report)
+    return found
 
 
 def _sample(

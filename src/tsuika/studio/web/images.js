@@ -40,8 +40,12 @@ export default function Images({ project }) {
 
   const take = (/** @type {import("./core.js").Schemas["ImagesView"]} */ fresh) => (setData(fresh), recheck());
   const act = (/** @type {() => Promise<import("./core.js").Schemas["ImagesView"]>} */ work) => tried(async () => take(await work()));
+  const soFar = useRef(/** @type {{job?: string, findings: any[]}} */ ({ findings: [] }));
+  if (job?.findings?.length) soFar.current = { job: job.id, findings: job.findings };
   if (!data) return html`<main class="page"></main>`;
-  const view = viewOf(data);
+  // The check that runs, or whose result is not here yet.
+  const underWay = job && job.id === soFar.current.job && job.id !== data.check?.job;
+  const view = viewOf(data, underWay ? soFar.current.findings : []);
   const shown = view.images.filter((/** @type {any} */ one) => (show === "out" ? one.left_out : show === "look" ? one.findings.length && !one.left_out : true));
   const chosen = view.images.find((/** @type {any} */ one) => one.id === selected);
   const edit = (/** @type {"leave-out" | "put-back" | "crop"} */ action, /** @type {string[]} */ images) => act(() => send("POST", `/projects/${project.id}/edit`, { action, images }));
@@ -67,7 +71,7 @@ export default function Images({ project }) {
       </div>
     </div>
     <div class="split ${chosen ? "open" : ""}">
-      <${Grid} project=${project.id} images=${shown} selected=${selected} onSelect=${(/** @type {string | null} */ id) => remember({ image: id })}
+      <${Grid} project=${project.id} images=${shown} captioned=${view.captioned > 0} selected=${selected} onSelect=${(/** @type {string | null} */ id) => remember({ image: id })}
         onToggle=${(/** @type {any} */ one) => edit(one.left_out ? "put-back" : "leave-out", [one.id])} />
       ${chosen && html`<${Editor} key=${chosen.id} project=${project} image=${chosen} others=${shown} onClose=${() => remember({ image: null })}
         onEdit=${edit} onCaption=${(/** @type {Record<string, string>} */ captions) => act(() => send("PUT", `/projects/${project.id}/captions`, { captions }))}
@@ -81,18 +85,20 @@ export default function Images({ project }) {
   </main>`;
 }
 
-/** Images with what the check found about each. @param {any} data */
-export function viewOf(data) {
+/** Images with what the last check found about each, and of those that it does not know what the one under way has found so far.
+ * @param {any} data @param {any[]} soFar */
+export function viewOf(data, soFar) {
   const checked = new Map((data.check?.pictures ?? []).map((/** @type {any} */ one) => [one.name, one]));
   const inside = new Set(data.images.filter((/** @type {any} */ one) => !one.left_out).map((/** @type {any} */ one) => one.name));
-  const findings = (data.check?.findings ?? [])
-    .map((/** @type {any} */ one) => ({ ...one, names: one.pictures, pictures: one.pictures.filter((/** @type {string} */ name) => inside.has(name)) }))
-    .filter((/** @type {any} */ one) => one.pictures.length || !one.names.length);
-  const images = data.images.map((/** @type {any} */ one) => ({
-    ...one,
-    about: checked.get(one.name),
-    findings: one.left_out ? [] : findings.filter((/** @type {any} */ found) => found.level !== "note" && found.pictures.includes(one.name)),
-  }));
+  const unknown = soFar.map(one => ({ ...one, pictures: one.pictures.filter((/** @type {string} */ name) => !checked.has(name)) }));
+  const findings = merged(data.check?.findings ?? [], unknown.filter(one => one.pictures.length))
+    .map(one => ({ ...one, names: one.pictures, pictures: one.pictures.filter((/** @type {string} */ name) => inside.has(name)) }))
+    .filter(one => one.pictures.length || !one.names.length);
+  /** @type {Map<string, any[]>} */
+  const byName = new Map();
+  for (const one of findings)
+    if (one.level !== "note") for (const name of one.pictures) byName.set(name, [...(byName.get(name) ?? []), one]);
+  const images = data.images.map((/** @type {any} */ one) => ({ ...one, about: checked.get(one.name), findings: (!one.left_out && byName.get(one.name)) || [] }));
   const used = images.filter((/** @type {any} */ one) => !one.left_out);
   return {
     images,
@@ -104,6 +110,18 @@ export function viewOf(data) {
     captioned: used.filter((/** @type {any} */ one) => one.caption).length,
     masked: used.filter((/** @type {any} */ one) => one.mask).length,
   };
+}
+
+/** Findings of two checks as one list. @param {any[]} first @param {any[]} second */
+function merged(first, second) {
+  /** @type {Map<string, any>} */
+  const rows = new Map();
+  for (const one of [...first, ...second]) {
+    const key = `${one.code} ${one.level}`;
+    const before = rows.get(key);
+    rows.set(key, before ? { ...before, pictures: [...before.pictures, ...one.pictures] } : one);
+  }
+  return [...rows.values()];
 }
 
 /** @param {any[]} images @param {string | null} id @param {number} by */
@@ -119,7 +137,7 @@ function Headline({ view, check, word }) {
   const chips = [
     html`<strong class="num">${_n("{count} image", "{count} images", view.used.length)}</strong>`,
     check && html`<span>${_("usable {count}", { count: view.usable })}</span>`,
-    check && html`<span class=${view.look ? "warn" : ""}>${_("to check {count}", { count: view.look })}</span>`,
+    (check || view.look > 0) && html`<span class=${view.look ? "warn" : ""}>${_("to check {count}", { count: view.look })}</span>`,
     html`<span>${_("captions {count} of {total}", { count: view.captioned, total: view.used.length })}</span>`,
     trigger && trigger === word && view.captioned > 0 && html`<span>${_("trigger word in {count}", { count: check.captions.with_trigger })}</span>`,
     view.masked > 0 && html`<span>${_("masks {count} of {total}", { count: view.masked, total: view.used.length })}</span>`,
@@ -138,7 +156,7 @@ function Findings({ view, edit, onShow }) {
     <div class="grow"><h3>${said(one.what)} ${one.pictures.length > 0 && html`<span class="chip num">${one.pictures.length}</span>`}</h3>
       <p class="small soft">${said(one.why)}</p></div>
     <div class="row">${one.pictures.length > 0 && html`<button class="quiet" onClick=${() => onShow(ids(one.pictures)[0])}>${_("Show")}</button>`}
-      ${one.code === "bars" && html`<button onClick=${() => edit("crop", ids(one.pictures))}>${_("Cut the bars off")}</button>`}
+      ${one.code === "bars" && html`<button disabled=${!view.images.some((/** @type {any} */ image) => image.about && one.pictures.includes(image.name))} onClick=${() => edit("crop", ids(one.pictures))}>${_("Cut the bars off")}</button>`}
       ${one.code === "near-duplicate" && html`<button onClick=${() => edit("leave-out", ids(one.pictures))}>${_("Keep the better one")}</button>`}
       ${one.pictures.length > 0 && !["bars", "near-duplicate"].includes(one.code) && one.level !== "note" && html`<button onClick=${() => edit("leave-out", ids(one.pictures))}>${_("Leave out")}</button>`}</div></li>`;
   if (!urgent.length && !notes.length) return null;
@@ -148,9 +166,10 @@ function Findings({ view, edit, onShow }) {
     ${all && html`<ul>${notes.map(row)}</ul>`}</section>`;
 }
 
-/** All images; only the rows that are seen are on the page. @param {{project: string, images: any[], selected: string | null,
+/** All images; only the rows that are seen are on the page. Where some have captions, those without are marked.
+ * @param {{project: string, images: any[], captioned: boolean, selected: string | null,
  * onSelect: (id: string | null) => void, onToggle: (one: any) => void}} props */
-function Grid({ project, images, selected, onSelect, onToggle }) {
+function Grid({ project, images, captioned, selected, onSelect, onToggle }) {
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [place, setPlace] = useState({ width: 1000, top: 0, height: 900 });
   useEffect(() => {
@@ -212,7 +231,7 @@ function Grid({ project, images, selected, onSelect, onToggle }) {
         <img alt=${one.caption || one.name} loading="lazy" decoding="async" src=${imageOf(project, one, 256)} />
         ${one.findings.length > 0 && html`<span class="badge ${one.findings[0].level}">${said(one.findings[0].what)}</span>`}
         ${one.left_out && html`<span class="badge">${_("left out")}</span>`}
-        ${!one.caption && !one.left_out && html`<span class="nocaption" title=${_("no caption")}></span>`}
+        ${captioned && !one.caption && !one.left_out && html`<span class="nocaption" title=${_("no caption")}></span>`}
       </button></div>`;
     })}
     ${!images.length && html`<p class="soft center">${_("None.")}</p>`}
