@@ -1,9 +1,9 @@
 // The shell: what is at the top of every screen, and which screen is shown.
 // @ts-check
 
-import { _, ended, get, html, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
+import { _, ended, get, html, isOpen, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
 import { Home } from "./home.js";
-import { Drawer, Icon, Problem, helpOpen, kindName, stateName, useEffect, useState } from "./ui.js";
+import { Drawer, Icon, Problem, helpOpen, jobLink, kindName, stateName, useEffect, useState } from "./ui.js";
 import { render } from "./vendor/preact.js";
 import "./vendor/signals.js";
 
@@ -75,13 +75,14 @@ export async function reload() {
 function Top() {
   const { parts } = route.value;
   const inProject = parts[0] === "projects" && project.value;
-  const busy = Object.values(jobs.value).find(one => one.state === "running" && one.kind === "train");
+  const busy = Object.values(jobs.value).find(one => one.state === "running" && one.lane !== "light");
   return html`<header class="top"><nav class="row" aria-label=${_("Main")}>
       <a class="brand" href=${link()} aria-label=${`tsuika – ${_("Home")}`}><img src="/web/icon.svg" alt="" width="26" height="26" /><span>tsuika</span></a>
       ${inProject && html`<${Name} shown=${inProject} />`}</nav>
     ${inProject && html`<${Steps} id=${inProject.id} now=${parts[2] ?? "images"} />`}
     <div class="row end tools">
-      ${busy && html`<a class="busy" href=${busy.project ? link("projects", busy.project, "train") : link("runs", busy.run)} title=${said(busy.phase)}>
+      <${TellMe} />
+      ${busy && html`<a class="busy" href=${jobLink(busy)} aria-label=${kindName(busy.kind)} title=${`${kindName(busy.kind)}: ${said(busy.phase)}`}>
         <span class="dot"></span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
       <a class="quiet" href=${link("playground")} aria-current=${parts[0] === "playground" ? "page" : undefined}>${_("Playground")}</a>
       <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
@@ -146,11 +147,30 @@ ended.add(job => {
   if (job.project && job.project === project.value?.id) reload();
 });
 
-// A page that is not looked at says when work on a device has ended.
+// Seconds from which on a job takes long.
+const LONG_S = 20;
+const isLong = (/** @type {import("./core.js").Job} */ job) => (job.ended ?? Date.now() / 1000) - job.created > LONG_S;
+/** Whether the browser lets us tell; null where it has no notifications. @type {{value: string | null}} */
+const mayTell = signal(globalThis.Notification?.permission ?? null);
+
+/** While something takes long, and only until it is answered: an offer to tell when it has ended. Browsers want a click before they ask. */
+function TellMe() {
+  const [_tick, setTick] = useState(0);
+  const open = Object.values(jobs.value).filter(isOpen);
+  useEffect(() => {
+    const timer = open.length && mayTell.value === "default" ? setInterval(() => setTick(Date.now()), 1000 * LONG_S / 4) : undefined;
+    return () => clearInterval(timer);
+  }, [open.length > 0, mayTell.value]);
+  if (mayTell.value !== "default" || !open.some(isLong)) return null;
+  return html`<button class="quiet tell" title=${_("The browser tells when something has ended that takes long.")} onClick=${async () => (mayTell.value = await Notification.requestPermission())}>
+    <${Icon} name="bell" /> <span>${_("Tell me when done")}</span></button>`;
+}
+
+// A page that is not looked at says when something has ended that took long.
 ended.add(job => {
-  if (job.lane === "light" || !document.hidden || globalThis.Notification?.permission !== "granted") return;
+  if (!isLong(job) || !document.hidden || mayTell.value !== "granted") return;
   const told = new Notification(`${kindName(job.kind)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
-  told.onclick = () => (focus(), (location.hash = job.kind !== "train" ? link() : job.project ? link("projects", job.project, "train") : link("runs", job.run)));
+  told.onclick = () => (focus(), (location.hash = jobLink(job)));
 });
 
 async function open() {
