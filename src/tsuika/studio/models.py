@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tsuika.api import places
+from tsuika.api.exporting import MAIN
 from tsuika.core import kinds
 from tsuika.core.safetensors import header_or_none
 from tsuika.core.weights import read_json
@@ -96,7 +97,8 @@ def artifacts(studio: Studio) -> list[dict[str, str]]:
                 if (run.root / path).is_file():
                     named.setdefault(role(path, every), run.root / path)
             kind = "base" if whole else report["method"]
-            rows += [artifact(path, kind) for path in named.values()]
+            about = {"run": studio.home.key_of(run.root)}
+            rows += [{**artifact(path, kind), **about, "which": one or MAIN} for one, path in named.items()]
     for folder in ("results", DROPPED):
         files = sorted((studio.home.root / folder).glob("*"))
         rows += [artifact(path) for path in files if path.suffix in (".safetensors", ".pt")]

@@ -1,7 +1,7 @@
 // Compare: before and after, the files by strength, what was measured; one of them is taken into use.
 // @ts-check
 
-import { _, _n, begin, get, html, imageOf, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
+import { _, _n, begin, get, go, html, imageOf, isOpen, jobs, link, number, remember, resultOf, route, said, send, size, tried } from "./core.js";
 import { Broken, Icon, Picker, Working, useEffect, useState } from "./ui.js";
 import { Folds } from "./folds.js";
 import { Publish } from "./publish.js";
@@ -78,6 +78,12 @@ function Files({ run, results, job }) {
     balanced: _("At its best on images that it was not trained on. Take this one first."),
     likeness: _("Trained longer: more like the subject, less free."),
   };
+  const tryOut = (/** @type {string} */ which) =>
+    tried(async () => {
+      const [{ offer }, { artifacts }] = await Promise.all([import("./playground.js"), get("/artifacts")]);
+      offer(artifacts.find(one => one.run === run.id && one.which === which), run);
+      go("playground");
+    });
   const use = (/** @type {string} */ which, to = "") => tried(() => begin(`/runs/${run.id}/export`, { which: /** @type {"safe" | "balanced" | "likeness"} */ (which), to }));
   return html`<section><h2>${_("The files")}</h2><div class="files">${results.files.map(
     one => html`<article key=${one.which} class="card file ${one.which === "balanced" ? "best" : ""}">
@@ -85,6 +91,7 @@ function Files({ run, results, job }) {
       <p class="small soft">${about[/** @type {keyof typeof about} */ (one.which)]}</p>
       <p class="small"><code>${one.name}</code> ${one.bytes ? size(one.bytes) : ""}</p>
       <div class="row"><button class=${one.which === "balanced" ? "main" : ""} onClick=${() => use(one.which)}>${_("Use this one")}</button>
+        <button onClick=${() => tryOut(one.which)}>${_("Try it out")}</button>
         ${one.number !== null && html`<a class="quiet button" href=${`/api/runs/${run.id}/artifacts/${one.number}`} download><${Icon} name="down" /> ${_("Download")}</a>`}</div>
     </article>`,
   )}</div>

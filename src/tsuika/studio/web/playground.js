@@ -1,7 +1,7 @@
 // Playground: a prompt, cards for what is applied to the base model, and what was generated.
 // @ts-check
 
-import { _, begin, get, html, jobs, noteJob, resultOf, send, sendFile, signal, tried } from "./core.js";
+import { _, begin, get, html, jobs, noteJob, resultOf, said, send, sendFile, signal, tried } from "./core.js";
 import { Outcome } from "./outcome.js";
 import { Broken, Drawer, Icon, Picker, Working, useEffect, useRef, useState } from "./ui.js";
 
@@ -18,8 +18,21 @@ function change(change) {
   localStorage.setItem("tsuika-playground", JSON.stringify(asked.value));
 }
 
+/** Put a result of a training into the form: on its base model, with a prompt that calls it up.
+ * @param {import("./core.js").Schemas["ArtifactRow"] | undefined} found @param {import("./core.js").Schemas["RunView"]} run */
+export function offer(found, run) {
+  const { cards, prompt } = asked.value;
+  const shown = run.previews.find(one => one.prompt.includes(run.trigger))?.prompt ?? run.trigger;
+  change({
+    ...(found?.kind === "base" ? { base: found.file } : { base: run.base }),
+    ...(found && found.kind !== "base" && { cards: [...cards.filter((/** @type {any} */ one) => one.file !== found.file).map(off), { ...found, on: true, strength: 1 }] }),
+    ...(!prompt.includes(run.trigger || " ") && { prompt: shown }),
+  });
+}
+const off = (/** @type {any} */ card) => ({ ...card, on: false });
+
 export default function Playground() {
-  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], added: [], samplers: [], own_vaes: [OWN], vaes: [] }));
+  const [known, setKnown] = useState(/** @type {import("./core.js").Schemas["ArtifactsView"]} */ ({ artifacts: [], added: {}, samplers: [], own_vaes: [OWN], vaes: [] }));
   const [bases, setBases] = useState(/** @type {import("./core.js").Schemas["BaseRow"][]} */ ([]));
   const [picking, setPicking] = useState("");
   const [shown, setShown] = useState(/** @type {any} */ (null));
@@ -64,7 +77,8 @@ export default function Playground() {
         setDropped({ name: one.name, ...found });
       }
     });
-  const results = Object.values(jobs.value).filter(one => one.kind === "generate").sort((a, b) => b.created - a.created);
+  const results = standing(Object.values(jobs.value).filter(one => one.kind === "generate").sort((a, b) => b.created - a.created));
+  const titleOf = (/** @type {string} */ kind) => said(known.added[kind]) || _("results");
   const models = known.artifacts.filter((/** @type {any} */ one) => one.kind === "base");
   const field = (/** @type {string} */ key, /** @type {string} */ label, more = {}) => html`<label class="field"><span>${label}</span>
     <input value=${now[key]} onInput=${(/** @type {any} */ event) => change({ [key]: event.target.value })} ...${more} /></label>`;
@@ -80,7 +94,7 @@ export default function Playground() {
         ${now.base !== "embedded" && ![...models.map((/** @type {any} */ one) => one.file), ...bases.map((/** @type {any} */ one) => one.base)].includes(now.base) && html`<option value=${now.base}>${now.base}</option>`}
         <option value="pick">${_("A file of this machine …")}</option></select></div>
       <div class="cards">${now.cards.map((/** @type {any} */ one, /** @type {number} */ at) => html`<div key=${one.file} class="stack ${one.on ? "" : "off"}">
-        <div class="row between"><label class="row"><input type="checkbox" class="switch" role="switch" checked=${one.on} onChange=${() => edit(at, { on: !one.on })} /> <strong>${one.name}</strong> <span class="small soft">${methodName(one.kind)}</span></label>
+        <div class="row between"><label class="row"><input type="checkbox" class="switch" role="switch" checked=${one.on} onChange=${() => edit(at, { on: !one.on })} /> <strong>${one.name}</strong> <span class="small soft">${titleOf(one.kind)}</span></label>
           <button class="icon-only" aria-label=${_("Remove {name}", { name: one.name })} onClick=${() => change({ cards: now.cards.filter((/** @type {any} */ _one, /** @type {number} */ number) => number !== at) })}><${Icon} name="close" /></button></div>
         <label class="row"><span class="small soft">${_("Strength")}</span><input type="range" class="grow" min="-1" max="2" step="0.05" value=${one.strength} onInput=${(/** @type {any} */ event) => edit(at, { strength: Number(event.target.value) })} />
           <output class="num">${one.strength.toFixed(2)}</output></label></div>`)}
@@ -96,7 +110,7 @@ export default function Playground() {
           else if (what === "vae") change({ vae: choice, vae_on: true });
           else add(known.artifacts.find(one => one.file === choice));
         }}><option value="" disabled>${_("Add a LoRA, a VAE, …")}</option>
-          ${known.artifacts.filter(one => one.kind !== "base").map(one => html`<option key=${one.file} value=${`add ${one.file}`}>${one.name} (${methodName(one.kind)})</option>`)}
+          ${known.artifacts.filter(one => one.kind !== "base").map(one => html`<option key=${one.file} value=${`add ${one.file}`}>${one.name} (${titleOf(one.kind)})</option>`)}
           ${(now.base === "embedded" ? known.own_vaes.slice(1) : []).map(one => html`<option key=${one} value=${`vae ${one}`}>${one} (${_("VAE")})</option>`)}
           ${known.vaes.map(one => html`<option key=${one.file} value=${`vae ${one.file}`}>${one.name} (${_("VAE")})</option>`)}
           <option value="pick artifact">${_("A file of this machine …")}</option><option value="pick vae">${_("A VAE of this machine …")}</option></select></div></div>
@@ -108,7 +122,7 @@ export default function Playground() {
       <button class="main big" disabled=${!now.prompt.trim()} onClick=${start}><${Icon} name="play" /> ${_("Generate")}</button>
     </section>
     <section class="drawn" aria-live="polite">
-      <div class="row between"><span class="soft small">${_("Drop an image here to take its settings over, or a LoRA or another file to see what it is.")}</span>
+      <div class="row between take-in"><span class="soft small grow">${_("Drop an image here to take its settings over, or a LoRA or another file to see what it is.")}</span>
         <button onClick=${() => file.current?.click()}><${Icon} name="file" /> ${_("Choose a file")}</button>
         <input ref=${file} type="file" hidden aria-label=${_("An image or a file of weights")} onChange=${(/** @type {any} */ event) => (take(event.target.files[0]), (event.target.value = ""))} /></div>
       ${dropped && html`<${Dropped} found=${dropped} added=${known.added} onUse=${add} onClose=${() => setDropped(null)} />`}
@@ -118,7 +132,7 @@ export default function Playground() {
         <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
           <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>
         <p class="small soft">${job.about.prompt}</p></article>`)}
-      ${!results.length && html`<p class="soft">${_("What is generated appears here.")}</p>`}
+      ${!results.length && html`<div class="nothing soft"><${Icon} name="images" /><p>${_("What is generated appears here.")}</p></div>`}
     </section>
     ${picking && html`<${Picker} files="models" title=${_("Choose a file")} onClose=${() => setPicking("")} onPick=${(/** @type {any} */ row) => tried(async () => {
       setPicking("");
@@ -141,20 +155,18 @@ export default function Playground() {
   </main>`;
 }
 
-/** @param {string} kind */
-function methodName(kind) {
-  const names = { lora: "LoRA", "textual-inversion": _("embedding"), hypernetwork: _("hypernetwork") };
-  return names[/** @type {keyof typeof names} */ (kind)] ?? _("results");
-}
+/** Without what came to nothing and was asked for once more since. @param {import("./core.js").Job[]} found the newest first */
+const standing = found => found.filter((one, at) => !one.way_on || !found.slice(0, at).some(newer => wishes(newer) === wishes(one)));
+const wishes = (/** @type {import("./core.js").Job} */ job) => JSON.stringify({ ...job.about, out: "" });
 
-/** What a dropped file has brought. @param {{found: any, added: string[], onUse: (one: any) => void, onClose: () => void}} props */
+/** What a dropped file has brought. @param {{found: any, added: Record<string, unknown>, onUse: (one: any) => void, onClose: () => void}} props */
 function Dropped({ found, added, onUse, onClose }) {
   const job = jobs.value[found.job];
   const [kind, setKind] = useState("");
   useEffect(() => {
     if (job?.state === "done") tried(async () => setKind((await resultOf(job.id))?.kind ?? ""));
   }, [job?.state]);
-  const use = added.includes(kind) ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : kind === "vae" ? (/** @type {any} */ one) => change({ vae: one.file, vae_on: true }) : null;
+  const use = kind in added ? onUse : kind === "base model" ? (/** @type {any} */ one) => change({ base: one.file }) : kind === "vae" ? (/** @type {any} */ one) => change({ vae: one.file, vae_on: true }) : null;
   return html`<article class="card quiet-card"><div class="row between"><h2>${found.name}</h2>
       <button class="icon-only" aria-label=${_("Close")} onClick=${onClose}><${Icon} name="close" /></button></div>
     ${!found.job && html`<p>${found.empty ? _("This image does not say how it was made.") : _("Its settings are in the form now.")}
