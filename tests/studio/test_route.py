@@ -240,7 +240,7 @@ def test_killed_and_started_again(program: Program) -> None:
         table.append(("… started again", page.inner_text("h1")))
 
         page.wait_for_selector(".chart canvas", timeout=5 * MINUTES)
-        os.kill(pid_of(program), signal.SIGKILL)
+        os.kill(pid_of(program, "train"), signal.SIGKILL)
         page.wait_for_selector(".trouble", timeout=MINUTES)
         table.append(("the training, kill -9", page.inner_text(".trouble h3")))
         page.click("text=Resume")
@@ -258,16 +258,48 @@ def test_killed_and_started_again(program: Program) -> None:
         visit.page.click("text=Resume")
         visit.page.wait_for_selector("h1:has-text('Finished')", timeout=10 * MINUTES)
         table.append(("both, and the browser; resumed", visit.page.inner_text("h1")))
+
+        page, again = visit.page, ".trouble button >> nth=0"
+        page.click(".progress-head >> text=Compare")
+        page.click("text=Try it out >> nth=0")
+        page.click("text=Generate")
+        table.append(("images being generated", _killed(visit, "generate", ".result")))
+        page.click(f".result {again}")
+        page.wait_for_selector(".result .thumb img", timeout=5 * MINUTES)
+        visit.page.goto(address.replace("/train", "/compare"))
+        page.click("text=Generate the grid")
+        page.wait_for_selector(".sheet img", timeout=5 * MINUTES)
+        table.append(("a grid, when a part of it was there", _killed(visit, "grid", ".compare")))
+        page.click(f".compare {again}")
+        page.wait_for_selector(".sheet img >> nth=3", timeout=5 * MINUTES)
+        visit.page.goto(address.replace("/train", "/search"))
+        page.fill("[aria-label^='Values of']", "1e-4, 1e-3")
+        page.click("button:text-is('Search')")
+        page.wait_for_selector(".search-page tbody tr", timeout=5 * MINUTES)
+        table.append(("a search, in its first trial", _killed(visit, "search", ".search-page")))
+        page.click(f".search-page {again}")
+        page.wait_for_selector(".search-page tbody tr:has-text('Take these') >> nth=1", timeout=15 * MINUTES)
+        assert not visit.troubles
     for killed, said in table:
         print(f"| {killed} | {said} |")
 
 
-def pid_of(program: Program) -> int:
-    """Of the training that runs."""
+def pid_of(program: Program, kind: str) -> int:
+    """Of the job of this kind that runs."""
     rows = sqlite3.connect(program.home / "studio.db").execute(
-        "select pid from jobs where state = 'running' and kind = 'train'"
+        "select pid from jobs where state = 'running' and kind = ?", (kind,)
     )
     return int(rows.fetchone()[0])
+
+
+def _killed(visit: Visit, kind: str, within: str) -> str:
+    """Kill a job that works; what the page says of it."""
+    page = visit.page
+    page.wait_for_selector(f"{within} .working", timeout=MINUTES)
+    os.kill(pid_of(visit.program, kind), signal.SIGKILL)
+    page.wait_for_selector(f"{within} .trouble", timeout=MINUTES)
+    button = page.inner_text(f"{within} .trouble button >> nth=0")
+    return f"{page.inner_text(f'{within} .trouble h3')} [{button}]"
 
 
 @pytest.mark.slow

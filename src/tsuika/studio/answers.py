@@ -273,7 +273,7 @@ class RunView(TypedDict):
     family: str
     base: str
     trigger: str
-    phase: str
+    phase: Texts
     done: int
     total: int
     step: int

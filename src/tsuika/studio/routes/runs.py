@@ -23,6 +23,7 @@ from tsuika.families import sources
 from tsuika.pages import in_languages
 from tsuika.studio import answers, models, planning
 from tsuika.studio.jobs import LIGHT
+from tsuika.studio.live import in_languages as in_words
 from tsuika.studio.routes.images import thumbnail
 from tsuika.studio.state import Here, OfRun
 
@@ -47,6 +48,7 @@ def status(run: OfRun, studio: Here) -> dict[str, Any]:
         "id": studio.home.key_of(run.root),
         "name": run.root.name,
         "project": planning.project_of(studio, run),
+        "phase": in_words(found["phase"]),
         "job": jobs[-1].id if jobs else "",
         "previews": [{key: one[key] for key in ("step", "prompt", "seed")} for one in found["previews"]],
         "can_resume": can_resume(run),

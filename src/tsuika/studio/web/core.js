@@ -209,6 +209,16 @@ export function noteJob(job) {
   return job;
 }
 
+/** Jobs that were asked to stop and have not yet: what they do is saved first. @type {{value: Record<string, true>}} */
+export const stopping = signal({});
+
+/** Take a job out of its queue, or ask it to save and stop. @param {Job} job */
+export const stop = job =>
+  tried(async () => {
+    stopping.value = { ...stopping.value, [job.id]: true };
+    noteJob((await send("POST", `/jobs/${job.id}`, { action: "stop" })).job);
+  });
+
 // --- small things ---
 
 /** Something that went wrong, shown until it is put away. @type {{value: any}} */

@@ -1,9 +1,9 @@
 // Home: what is running, the projects, the machine. An empty home is the place to drop images on.
 // @ts-check
 
-import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, tried } from "./core.js";
+import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, stop, tried } from "./core.js";
 import { DropZone } from "./drop.js";
-import { Asked, Bar, Icon, Left, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Asked, Bar, Icon, Left, doing, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Job} Job */
 
@@ -68,11 +68,11 @@ export function Queue({ open, projects }) {
   };
   return html`<ul class="rows" ref=${list}>${sorted.map(job => html`<li key=${job.id} class="job" data-job=${job.id}>
     <div class="grow"><div class="row between"><a href=${jobLink(job)}>${title(job)}</a>
-      <span class="soft small">${job.state === "waiting" ? waitingFor(job) : html`${said(job.phase)} <${Left} seconds=${job.seconds_left} />`}</span></div>
+      <span class="soft small">${job.state === "waiting" ? waitingFor(job) : html`${doing(job)}${job.seconds_left == null ? "" : " · "}<${Left} seconds=${job.seconds_left} />`}</span></div>
       ${job.state !== "waiting" && html`<${Bar} done=${job.done ?? 0} total=${job.total ?? 0} />`}</div>
     ${job.state === "waiting" && queue(job).length > 1 && ways(job)}
     <${Asked} label=${job.state === "waiting" ? _("Cancel") : _("Stop")} question=${_("Really?")}
-      onYes=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />
+      onYes=${() => stop(job)} />
   </li>`)}</ul><p class="unseen" role="status">${told}</p>`;
 }
 

@@ -1,7 +1,7 @@
 // What a command has made or found.
 // @ts-check
 
-import { _, _n, get, html, link, resultOf, said, send, signal, tried } from "./core.js";
+import { _, _n, get, html, link, resultOf, said, signal, stop, tried } from "./core.js";
 import { Broken, Icon, Working, stateName, useEffect, useState } from "./ui.js";
 
 /** What the keys of results are called. @type {{value: Record<string, import("./core.js").Texts>}} */
@@ -18,7 +18,7 @@ export function Outcome({ job }) {
     });
   }, [job.state]);
   return html`<article class="card outcome"><div class="row between"><code class="small">${job.command}</code><span class="chip ${job.state}">${stateName(job.state)}</span></div>
-    <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
+    <${Working} job=${job}><button class="quiet" onClick=${() => stop(job)}>${_("Cancel")}</button><//>
     <${Broken} job=${job} />
     ${job.notes?.map(one => html`<p key=${one.code} class="small warn">${said(one.message)}</p>`)}
     ${job.run && html`<div><a class="button" href=${link("runs", job.run)}>${_("To the training")}</a></div>`}

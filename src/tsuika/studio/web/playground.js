@@ -1,7 +1,7 @@
 // Playground: a prompt, cards for what is applied to the base model, and what was generated.
 // @ts-check
 
-import { _, begin, get, html, jobs, noteJob, resultOf, said, send, sendFile, signal, tried } from "./core.js";
+import { _, begin, get, html, jobs, noteJob, resultOf, said, send, sendFile, signal, stop, tried } from "./core.js";
 import { Outcome } from "./outcome.js";
 import { Broken, Drawer, Icon, Picker, Working, useEffect, useRef, useState } from "./ui.js";
 
@@ -127,7 +127,7 @@ export default function Playground() {
         <input ref=${file} type="file" hidden aria-label=${_("An image or a file of weights")} onChange=${(/** @type {any} */ event) => (take(event.target.files[0]), (event.target.value = ""))} /></div>
       ${dropped && html`<${Dropped} found=${dropped} added=${known.added} onUse=${add} onClose=${() => setDropped(null)} />`}
       ${results.map(job => html`<article key=${job.id} class="result">
-        <${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Cancel")}</button><//>
+        <${Working} job=${job}><button class="quiet" onClick=${() => stop(job)}>${_("Cancel")}</button><//>
         <${Broken} job=${job} />
         <div class="pictures big-pictures">${(job.images ?? []).map((/** @type {any} */ one, /** @type {number} */ number) => html`<button key=${number} class="thumb" onClick=${() => setShown({ job, number, seed: one.seed })}>
           <img alt=${job.about.prompt ?? ""} src=${`/api/jobs/${job.id}/images/${number}?side=512`} /></button>`)}</div>

@@ -1,7 +1,7 @@
 // Find settings: a learning rate, a search over settings, and cross-validation, all judged by images that are not trained on.
 // @ts-check
 
-import { _, _n, begin, duration, get, html, isOpen, jobOf, later, link, number, resultOf, said, send, tried } from "./core.js";
+import { _, _n, begin, duration, get, html, isOpen, jobOf, later, link, number, resultOf, said, send, stop, tried } from "./core.js";
 import { Curves, signed } from "./chart.js";
 import { Broken, Trouble, Working, stateName, useEffect, useRef, useState } from "./ui.js";
 
@@ -45,7 +45,7 @@ function useResult(job) {
 
 /** A job under way, or why it has ended. @param {{job: import("./core.js").Job | undefined}} props */
 const Standing = ({ job }) =>
-  job && html`<${Working} job=${job}><button class="quiet" onClick=${() => tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))}>${_("Stop")}</button><//>
+  job && html`<${Working} job=${job}><button class="quiet" onClick=${() => stop(job)}>${_("Stop")}</button><//>
     ${job.notes?.map(one => html`<p key=${one.code} class="small soft">${said(one.message)}</p>`)}
     <${Broken} job=${job} />`;
 
@@ -87,7 +87,7 @@ function Trials({ project, plan, values, onTake }) {
   const edit = (/** @type {number} */ at, /** @type {Record<string, string>} */ more) => setRows(rows.map((one, number) => (number === at ? { ...one, ...more } : one)));
   const shown = /** @type {any[]} */ (found?.trials ?? [...(job?.trials ?? [])].sort((a, b) => (a.value ?? 9) - (b.value ?? 9)));
   const keys = Object.keys(shown[0]?.params ?? {});
-  const remark = (/** @type {any} */ one) => (one.number === found?.best ? _("best") : found?.near.includes(one.number) ? _("within chance of the best") : one.state === "done" ? "" : trialState(one.state));
+  const remark = (/** @type {any} */ one) => (one.number === found?.best ? _("best") : found?.near.includes(one.number) ? _("within chance of the best") : one.state === "done" ? "" : trialState(one.state === "running" && job?.ended ? "stopped" : one.state));
   return html`<section class="card"><h2>${_("Search over settings")}</h2>
     <p class="soft small">${_("Short trainings under guard with other settings; the best of them becomes the plan. The search can be stopped and gone on with at any time.")}</p>
     ${rows.map((one, at) => html`<div key=${at} class="row"><select aria-label=${_("Setting")} value=${one.key} onChange=${(/** @type {any} */ event) => edit(at, { key: event.target.value })}>

@@ -1,10 +1,10 @@
 // Train: how far it is, what the guard says, what the result looks like so far. Closing the page changes nothing.
 // @ts-check
 
-import { _, _n, get, html, isOpen, jobOf, jobs, link, number, said, send, tried } from "./core.js";
+import { _, _n, get, html, isOpen, jobOf, jobs, link, number, said, send, stop, stopping, tried } from "./core.js";
 import { Chart } from "./chart.js";
 import { Folds } from "./folds.js";
-import { Asked, Bar, Broken, Icon, Left, Log, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Asked, Bar, Broken, Icon, Left, Log, doing, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Schemas} Schemas */
 /** @typedef {Schemas["RunView"]} Run */
@@ -36,7 +36,12 @@ export default function Train({ project, run: given }) {
   }, [id, !job]);
   if (!id) return html`<main class="page"><p class="soft">${_("Nothing was trained yet.")}</p>${project && html`<a class="button main" href=${link("projects", project.id, "plan")}>${_("To the plan")}</a>`}</main>`;
   const state = job && job.state !== "done" ? job.state : run?.state ?? "waiting";
-  const ask = (/** @type {"stop" | "sample" | "resume"} */ action) => tried(async () => (await send("POST", `/runs/${id}`, { action }), await load()));
+  const ask = (/** @type {"stop" | "sample" | "resume"} */ action) =>
+    tried(async () => {
+      if (action === "stop") stopping.value = { ...stopping.value, [job?.id ?? id]: true };
+      await send("POST", `/runs/${id}`, { action });
+      await load();
+    });
   return html`<main class="page train">
     <${Head} state=${state} job=${job} run=${run} ask=${ask} compare=${project ? link("projects", project.id, "compare") : link("runs", id, "compare")} />
     ${(["failed", "died"].includes(state) || job?.way_on === "again") && html`<${Broken} job=${job} />`}
@@ -56,23 +61,25 @@ export default function Train({ project, run: given }) {
 /** @param {{state: string, job: import("./core.js").Job | undefined, run: Run | null, ask: (action: "stop" | "sample" | "resume") => void, compare: string}} props */
 function Head({ state, job, run, ask, compare }) {
   const running = state === "running";
-  const title = state === "finished" ? endedBy(run?.stopped_by) : running ? said(job?.phase) || _("Starting") : state === "waiting" ? waitingFor(job ?? {}) : stateName(state);
+  const title = state === "finished" ? endedBy(run?.stopped_by) : running ? doing(job ?? run) : state === "waiting" ? waitingFor(job ?? {}) : stateName(state);
   const total = running ? job?.total ?? run?.total ?? 0 : 0;
   const done = running ? job?.done ?? run?.done ?? 0 : 0;
+  const pauses = running && run?.state === "running";
   const trains = running && (job?.step ?? run?.step ?? 0) > 0;
   return html`<header class="progress-head">
     <div class="row between"><h1>${title}</h1>
       <div class="row">
         ${trains && html`<button onClick=${() => ask("sample")}><${Icon} name="camera" /> ${_("Sample now")}</button>`}
-        ${running && run?.state === "running" && html`<button onClick=${() => ask("stop")}><${Icon} name="pause" /> ${_("Save and pause")}</button>`}
-        ${isOpen(job) && html`<${Asked} label=${state === "waiting" ? _("Cancel") : _("Stop")} question=${state === "waiting" ? _("Really?") : _("It is saved, and can go on later.")}
-          onYes=${() => job && tried(() => send("POST", `/jobs/${job.id}`, { action: "stop" }))} />`}
+        ${pauses && html`<button onClick=${() => ask("stop")}><${Icon} name="pause" /> ${_("Save and pause")}</button>`}
+        ${isOpen(job) && !pauses && html`<${Asked} label=${state === "waiting" ? _("Cancel") : _("Stop")} question=${state === "waiting" ? _("Really?") : _("It is saved, and can go on later.")}
+          onYes=${() => job && stop(job)} />`}
         ${["stopped", "cancelled"].includes(state) && run?.can_resume && html`<button class="main" onClick=${() => ask("resume")}><${Icon} name="play" /> ${_("Resume")}</button>`}
         ${state === "stopped" && run?.has_result && html`<a class="button" href=${compare}>${_("Best so far")} <${Icon} name="next" /></a>`}
         ${state === "finished" && html`<a class="button main" href=${compare}>${_("Compare")} <${Icon} name="next" /></a>`}
       </div></div>
-    ${isOpen(job) && html`<${Bar} done=${done} total=${total} />
-    <div class="row between soft small"><span class="num">${total ? _("{done} of {total}", { done: number(done), total: number(total) }) : ""}</span><${Left} seconds=${job?.seconds_left ?? run?.seconds_left} /></div>`}
+    ${(running || isOpen(job)) && html`<${Bar} done=${done} total=${total} />
+    <div class="row between soft small"><span class="num">${total ? _("{done} of {total}", { done: number(done), total: number(total) }) : ""}</span><${Left} seconds=${job?.seconds_left ?? run?.seconds_left} /></div>
+    <p class="soft small">${_("This page can be closed: the training goes on.")}</p>`}
   </header>`;
 }
 

@@ -1,7 +1,7 @@
 // Parts that several screens use.
 // @ts-check
 
-import { _, getText, html, isOpen, link, noteJob, number, said, send, signal, tried, duration, problem } from "./core.js";
+import { _, getText, html, isOpen, link, noteJob, number, said, send, signal, stopping, tried, duration, problem } from "./core.js";
 import * as hooks from "./vendor/hooks.js";
 
 /** @type {<Value>(first: Value | (() => Value)) => [Value, (now: Value | ((old: Value) => Value)) => void]} */
@@ -89,10 +89,13 @@ export function Working({ job, children }) {
   if (!job || !isOpen(job)) return null;
   const waits = job.state === "waiting";
   return html`<div class="working" aria-live="polite">
-    <div class="row between"><span>${waits ? waitingFor(job) : said(job.phase) || _("Starting")}</span>
+    <div class="row between"><span>${waits ? waitingFor(job) : doing(job)}</span>
       <span class="soft small num">${job.total ? `${number(job.done ?? 0)} / ${number(job.total)}` : ""}</span></div>
     <${Bar} done=${job.done ?? 0} total=${waits ? 0 : job.total ?? 0} />${children}</div>`;
 }
+
+/** What a job, or a run of a terminal, does. @param {{id: string, phase?: import("./core.js").Texts} | null | undefined} job */
+export const doing = job => (job && stopping.value[job.id] ? _("Stopping") : said(job?.phase) || _("Starting"));
 
 /** @param {{waits_for?: import("./core.js").Schemas["Waited"] | null}} job */
 export const waitingFor = job =>
