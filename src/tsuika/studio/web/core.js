@@ -44,7 +44,8 @@ export function _n(singular, plural, count, params) {
  * found under "All settings". @param {Texts | string | null | undefined} texts */
 export function said(texts) {
   const text = !texts ? "" : typeof texts === "string" ? texts : texts[language.value] ?? texts.en ?? "";
-  const plain = text.replace(/--set ([\w.]+)=([^\s;,]+)/g, "$1 = $2");
+  // A command in brackets is for a terminal; here a screen does the same.
+  const plain = text.replace(/ ?\(tsuika [\w -]+\)/g, "").replace(/--set ([\w.]+)=([^\s;,]+)/g, "$1 = $2");
   // A whole command line stays as it is.
   if (plain.includes("tsuika ")) return plain;
   return plain.replace(/--([\w-]+) (\w[\w.]*)/g, (all, flag, value) => {

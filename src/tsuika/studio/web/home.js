@@ -3,9 +3,12 @@
 
 import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, stop, tried } from "./core.js";
 import { DropZone } from "./drop.js";
-import { Asked, Bar, Icon, Left, doing, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Again, Asked, Bar, Icon, Left, doing, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Job} Job */
+
+// What died in this time is shown, in seconds.
+const LATELY_S = 24 * 60 * 60;
 
 export function Home() {
   const [home, setHome] = useState(/** @type {import("./core.js").Schemas["HomeView"] | null} */ (null));
@@ -17,6 +20,7 @@ export function Home() {
   }, [finished]);
   if (!home) return html`<main class="page"></main>`;
   const projects = home.projects;
+  const interrupted = Object.values(jobs.value).filter(one => one.state === "died" && one.kind !== "doctor" && one.way_on && Date.now() / 1000 - (one.ended ?? 0) < LATELY_S && !newer(one));
   return html`<main class="page">
     ${!projects.length && html`<header class="hello"><h1>${_("From a folder of images to a file that works")}</h1>
       <p class="soft">${_("Drop your images, answer three questions, start the training. It stops by itself when it is at its best.")}</p></header>`}
@@ -24,6 +28,8 @@ export function Home() {
     <${DropZone} small=${projects.length > 0} />
     ${!projects.length && !home.runs.length && html`<p class="center soft">${_("No images at hand?")} <button class="quiet" onClick=${demo}>${_("Train on the images that come with tsuika")}</button></p>`}
     ${open.length > 0 && html`<section><h2>${_("At work")}</h2><${Queue} open=${open} projects=${projects} /></section>`}
+    ${interrupted.length > 0 && html`<section><h2>${_("Interrupted")}</h2><ul class="rows">
+      ${interrupted.map(job => html`<li key=${job.id}><a href=${jobLink(job)}>${titleOf(job, projects)}</a><span class="row"><span class="chip died">${stateName(job.state)}</span><${Again} job=${job} /></span></li>`)}</ul></section>`}
     ${projects.length > 0 && html`<section><h2>${_("Projects")}</h2><div class="tiles">
       ${projects.map(one => html`<${Tile} key=${one.id} project=${one} onGone=${load} />`)}</div></section>`}
     ${home.runs.length > 0 && html`<section><h2>${_("Runs outside of projects")}</h2><ul class="rows">
@@ -42,8 +48,7 @@ export function Queue({ open, projects }) {
   // The button that was pressed: a row that moves would lose the focus.
   const pressed = useRef("");
   const [told, setTold] = useState("");
-  const name = (/** @type {string} */ id) => projects.find(one => one.id === id)?.name ?? "";
-  const title = (/** @type {Job} */ job) => [kindName(job.kind), name(job.project), aboutOf(job)].filter(Boolean).join(" · ");
+  const title = (/** @type {Job} */ job) => titleOf(job, projects);
   const sorted = [...open].sort((a, b) => Number(b.state === "running") - Number(a.state === "running") || a.lane.localeCompare(b.lane) || a.place - b.place);
   const queue = (/** @type {Job} */ job) => sorted.filter(one => one.state === "waiting" && one.lane === job.lane);
   const order = sorted.map(one => one.id).join();
@@ -75,6 +80,12 @@ export function Queue({ open, projects }) {
       onYes=${() => stop(job)} />
   </li>`)}</ul><p class="unseen" role="status">${told}</p>`;
 }
+
+/** What a job is called. @param {Job} job @param {import("./core.js").Schemas["ProjectShort"][]} projects */
+const titleOf = (job, projects) => [kindName(job.kind), projects.find(one => one.id === job.project)?.name, aboutOf(job)].filter(Boolean).join(" · ");
+
+/** Whether the same was begun since. @param {Job} job */
+const newer = job => Object.values(jobs.value).some(one => one.created > job.created && one.kind === job.kind && one.project === job.project && aboutOf(one) === aboutOf(job));
 
 /** What tells a job from others of its kind. @param {Job} job */
 function aboutOf(job) {

@@ -60,13 +60,18 @@ export function Trouble({ error, log, children }) {
   </div>`;
 }
 
+/** The way on from a job that came to no result, if there is one. @param {{job: import("./core.js").Job}} props */
+export function Again({ job }) {
+  const again = () => tried(async () => noteJob((await send("POST", `/jobs/${job.id}`, { action: "again" })).job));
+  return job.way_on && html`<button class=${job.way_on === "resume" ? "main" : ""} onClick=${again}>${job.way_on === "resume" ? _("Resume") : _("Once more")}</button>`;
+}
+
 /** Why a job has no result, if that is so, and the way on: it failed and says why, its process is gone, or somebody stopped it.
  * @param {{job: import("./core.js").Job | undefined}} props */
 export function Broken({ job }) {
   if (!job?.ended || job.state === "done") return null;
-  const again = () => tried(async () => noteJob((await send("POST", `/jobs/${job.id}`, { action: "again" })).job));
-  const way = job.way_on && html`<button class=${job.way_on === "resume" ? "main" : ""} onClick=${again}>${job.way_on === "resume" ? _("Resume") : _("Once more")}</button>`;
-  if (!["failed", "died"].includes(job.state)) return way && html`<div>${way}</div>`;
+  const way = html`<${Again} job=${job} />`;
+  if (!["failed", "died"].includes(job.state)) return html`<div>${way}</div>`;
   const killed = {
     what: _("Ended unexpectedly: {job}", { job: kindName(job.kind) }),
     why: job.way_on === "resume" ? _("Its process was killed, or the machine went down. What it had saved is still there.") : _("Its process was killed, or the machine went down."),
