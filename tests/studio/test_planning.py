@@ -240,6 +240,10 @@ def test_rates_and_settings_are_searched_for_a_plan(here: Running, project: str)
     plan = {"advice": "advice", "settings": {"train.steps": 12}}
     given = argv(here, here.ask("POST", f"/api/projects/{project}/rates", {**plan, "steps": 16})[1]["job"])
     assert {"--steps=16", "--json"} <= set(given)
+    assert not any(one.startswith("--rates") for one in given)
+    asked = {**plan, "rates": "1e-4, 3e-4"}
+    assert "--rates=1e-4, 3e-4" in argv(here, here.ask("POST", f"/api/projects/{project}/rates", asked)[1]["job"])
+    assert here.ask("POST", f"/api/projects/{project}/rates", {**plan, "rates": "--out=x"})[0] == 422
     file = next(Path(one.removeprefix("--recipe=")) for one in given if one.startswith("--recipe="))
     assert config.load(file).train.steps == 12
     asked = {**plan, "over": {"train.learning_rate": "1e-4..3e-3", "method.rank": "4, 8"}, "trials": 5}

@@ -31,9 +31,10 @@ def _begin(studio: Studio, project: Project, kind: str, recipe: Recipe, argv: Se
     return studio.jobs.add(kind, given, lane=chosen, project=project.id)
 
 
-def find_rate(studio: Studio, project: Project, recipe: Recipe, steps: int) -> Job:
-    """Try learning rates around a recipe's own."""
-    return _begin(studio, project, "find-rate", recipe, [f"--steps={steps}"])
+def find_rate(studio: Studio, project: Project, recipe: Recipe, steps: int, rates: str = "") -> Job:
+    """Try learning rates, or those around a recipe's own."""
+    given = [f"--rates={rates}"] if rates.strip() else []
+    return _begin(studio, project, "find-rate", recipe, [f"--steps={steps}", *given])
 
 
 def search(studio: Studio, project: Project, recipe: Recipe, over: Mapping[str, str], trials: int) -> Job:

@@ -70,9 +70,10 @@ def train(project: InProject, given: Plan, studio: Here) -> dict[str, str]:
 
 
 class RateSearch(Plan):
-    """A plan whose learning rate is looked for, with so many steps of each rate."""
+    """A plan whose learning rate is looked for, with so many steps of each rate; without rates around its own."""
 
     steps: int = Field(default=48, ge=8, le=1000)
+    rates: str = Field(default="", max_length=200, pattern=r"^[0-9eE.,+ -]*$")
 
 
 class SettingsSearch(Plan):
@@ -86,7 +87,7 @@ class SettingsSearch(Plan):
 def find_rate(project: InProject, given: RateSearch, studio: Here) -> dict[str, str]:
     """Find a learning rate for a plan."""
     recipe = planning.built(studio, planning.tables(studio, project, given.advice, given.option), given.settings)
-    return {"job": experiments.find_rate(studio, project, recipe, given.steps).id}
+    return {"job": experiments.find_rate(studio, project, recipe, given.steps, given.rates).id}
 
 
 @router.post("/projects/{project}/searches", response_model=answers.Begun)

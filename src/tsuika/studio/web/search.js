@@ -52,14 +52,17 @@ const Standing = ({ job }) =>
 /** @param {{project: Schemas["ProjectView"], plan: Taken, now: number, onTake: (settings: Record<string, unknown>) => void}} props */
 function Rates({ project, plan, now, onTake }) {
   const [steps, setSteps] = useState(48);
+  const [tryThese, setTryThese] = useState("");
   const job = jobOf(project.id, "find-rate");
   const found = useResult(job);
   const rates = /** @type {any[]} */ (found?.rates ?? []);
   const best = (/** @type {any} */ one) => one.curve.reduce((/** @type {any} */ least, /** @type {any} */ point) => (!least || point.mean < least.mean ? point : least), null);
   return html`<section class="card"><h2>${_("Learning rate")}</h2>
     <p class="soft small">${_("A few steps at several learning rates, measured on images that are left out. Now: {rate}.", { rate: rate(now) })}</p>
+    <label class="field"><span class="small">${_("Learning rates to try, e.g. 1e-4,3e-4,1e-3; default: around the recipe's.")} <code>--rates</code></span>
+      <input spellcheck="false" placeholder="1e-4,3e-4,1e-3" value=${tryThese} onInput=${(/** @type {any} */ event) => setTryThese(event.target.value)} /></label>
     <div class="row"><label class="row">${_("Steps of each")} <input class="short" inputmode="numeric" value=${steps} onChange=${(/** @type {any} */ event) => setSteps(Number(event.target.value) || 48)} /></label>
-      <button disabled=${isOpen(job)} onClick=${() => tried(() => begin(`/projects/${project.id}/rates`, { ...plan, steps }))}>${_("Find a learning rate")}</button></div>
+      <button disabled=${isOpen(job)} onClick=${() => tried(() => begin(`/projects/${project.id}/rates`, { ...plan, steps, rates: tryThese }))}>${_("Find a learning rate")}</button></div>
     <${Standing} job=${job} />
     ${found && html`<p class="sentence">${said(found.message)}</p>
       ${found.rate && html`<div class="row"><button class="main" disabled=${found.rate === now} onClick=${() => onTake({ "train.learning_rate": found.rate })}>${found.rate === now ? _("Taken") : _("Take {rate}", { rate: rate(found.rate) })}</button></div>`}
