@@ -13,6 +13,7 @@ import { Asked, Bar, Broken, Icon, Left, Log, doing, stateName, useEffect, useRe
 export default function Train({ project, run: given }) {
   const job = project ? jobOf(project.id, "train") : Object.values(jobs.value).filter(one => one.run === given).at(-1);
   const id = given ?? job?.run ?? project?.runs[0]?.id;
+  const open = isOpen(job) ? job : undefined;
   const [run, setRun] = useState(/** @type {Run | null} */ (null));
   const busy = useRef(false);
   const load = async () => {
@@ -29,21 +30,22 @@ export default function Train({ project, run: given }) {
     load();
   }, [id, job?.state, job?.step, job?.done, job?.previews, job?.checks, said(job?.phase)]);
   useEffect(() => {
-    // A run of a terminal is on no stream.
-    if (job || !id) return undefined;
-    const timer = setInterval(load, 2000);
+    // A run of a terminal is on no stream, nor one that a terminal goes on with.
+    if (open || !id || run?.state === "finished") return undefined;
+    // What cannot be read now is read the next time.
+    const timer = setInterval(() => load().catch(() => undefined), 2000);
     return () => clearInterval(timer);
-  }, [id, !job]);
+  }, [id, !open, run?.state]);
   if (!id) return html`<main class="page"><p class="soft">${_("Nothing was trained yet.")}</p>${project && html`<a class="button main" href=${link("projects", project.id, "plan")}>${_("To the plan")}</a>`}</main>`;
-  const state = job && job.state !== "done" ? job.state : run?.state ?? "waiting";
+  const state = open || (job && job.state !== "done" && run?.state !== "running" && run?.state !== "finished") ? job?.state ?? "" : run?.state ?? "waiting";
   const ask = (/** @type {"stop" | "sample" | "resume"} */ action) =>
     tried(async () => {
-      if (action === "stop") stopping.value = { ...stopping.value, [job?.id ?? id]: true };
+      if (action === "stop") stopping.value = { ...stopping.value, [open?.id ?? id]: true };
       await send("POST", `/runs/${id}`, { action });
       await load();
     });
   return html`<main class="page train">
-    <${Head} state=${state} job=${job} run=${run} ask=${ask} compare=${project ? link("projects", project.id, "compare") : link("runs", id, "compare")} />
+    <${Head} state=${state} job=${open} run=${run} ask=${ask} compare=${project ? link("projects", project.id, "compare") : link("runs", id, "compare")} />
     ${(["failed", "died"].includes(state) || job?.way_on === "again") && html`<${Broken} job=${job} />`}
     ${run && html`<${Sentence} run=${run} />
       ${(run.losses.length > 2 || /** @type {any} */ (run.guard)?.curve?.length > 0) && html`<section class="card"><${Chart} run=${run} /></section>`}
