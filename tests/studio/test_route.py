@@ -259,29 +259,37 @@ def test_killed_and_started_again(program: Program) -> None:
         visit.page.wait_for_selector("h1:has-text('Finished')", timeout=10 * MINUTES)
         table.append(("both, and the browser; resumed", visit.page.inner_text("h1")))
 
-        page, again = visit.page, ".trouble button >> nth=0"
-        page.click(".progress-head >> text=Compare")
-        page.click("text=Try it out >> nth=0")
-        page.click("text=Generate")
-        table.append(("images being generated", _killed(visit, "generate", ".result")))
-        page.click(f".result {again}")
-        page.wait_for_selector(".result .thumb img", timeout=5 * MINUTES)
-        visit.page.goto(address.replace("/train", "/compare"))
-        page.click("text=Generate the grid")
-        page.wait_for_selector(".sheet img", timeout=5 * MINUTES)
-        table.append(("a grid, when a part of it was there", _killed(visit, "grid", ".compare")))
-        page.click(f".compare {again}")
-        page.wait_for_selector(".sheet img >> nth=3", timeout=5 * MINUTES)
-        visit.page.goto(address.replace("/train", "/search"))
-        page.fill("[aria-label^='Values of']", "1e-4, 1e-3")
-        page.click("button:text-is('Search')")
-        page.wait_for_selector(".search-page tbody tr", timeout=5 * MINUTES)
-        table.append(("a search, in its first trial", _killed(visit, "search", ".search-page")))
-        page.click(f".search-page {again}")
-        page.wait_for_selector(".search-page tbody tr:has-text('Take these') >> nth=1", timeout=15 * MINUTES)
+        table += _others_killed(visit, address.replace("/train", "/{}"))
         assert not visit.troubles
     for killed, said in table:
         print(f"| {killed} | {said} |")
+
+
+def _others_killed(visit: Visit, place: str) -> list[tuple[str, str]]:
+    """Jobs that are no training, of a project that is trained: each says so, and comes to its end after all."""
+    page, again, table = visit.page, ".trouble button >> nth=0", []
+    page.goto(place.format("compare"))
+    page.click("text=Try it out >> nth=0")
+    page.wait_for_selector(".playground .stack")
+    page.click("button.big")
+    table.append(("images being generated", _killed(visit, "generate", ".result")))
+    page.click(f".result {again}")
+    page.wait_for_selector(".result .thumb img", timeout=5 * MINUTES)
+    page.wait_for_selector(".result .working", state="detached", timeout=5 * MINUTES)
+    page.goto(place.format("compare"))
+    page.click("text=Generate the grid")
+    page.wait_for_selector(".sheet img", timeout=5 * MINUTES)
+    table.append(("a grid, when a part of it was there", _killed(visit, "grid", ".compare")))
+    page.click(f".compare {again}")
+    page.wait_for_selector(".sheet img >> nth=3", timeout=5 * MINUTES)
+    page.goto(place.format("search"))
+    page.fill("[aria-label^='Values of']", "1e-4, 1e-3")
+    page.click("button:text-is('Search')")
+    page.wait_for_selector(".search-page tbody tr", timeout=5 * MINUTES)
+    table.append(("a search, in its first trial", _killed(visit, "search", ".search-page")))
+    page.click(f".search-page {again}")
+    page.wait_for_selector(".search-page tbody tr:has-text('Take these') >> nth=1", timeout=15 * MINUTES)
+    return table
 
 
 def pid_of(program: Program, kind: str) -> int:
