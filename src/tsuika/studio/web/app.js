@@ -82,8 +82,8 @@ function Top() {
     ${inProject && html`<${Steps} id=${inProject.id} now=${parts[2] ?? "images"} />`}
     <div class="row end tools">
       <${TellMe} />
-      ${busy && !location.hash.startsWith(jobLink(busy)) && html`<a class="busy" href=${jobLink(busy)} aria-label=${kindName(busy.kind)} title=${`${kindName(busy.kind)}: ${said(busy.phase)}`}>
-        <span class="dot"></span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
+      ${busy && !location.hash.startsWith(jobLink(busy)) && html`<a class="busy" href=${jobLink(busy)} title=${`${kindName(busy.kind)}: ${said(busy.phase)}`}>
+        <span class="dot"></span><span class="unseen">${kindName(busy.kind)}</span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
       <a class="quiet" href=${link("playground")} aria-current=${parts[0] === "playground" ? "page" : undefined}>${_("Playground")}</a>
       <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
       <select aria-label=${_("Language")} value=${language.value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
