@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config, families, formats
+from tsuika.api import status
 from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError
@@ -134,7 +135,7 @@ class RunInfo(FileInfo):
     Attributes:
         method: its name.
         base: as in the recipe.
-        trigger: the trigger word.
+        trigger: the trigger word, of several sets all of them.
         finished: whether its report is written.
         stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
         steps_done: 0 if it is not finished.
@@ -344,7 +345,7 @@ def _run(run: RunDir) -> RunInfo:
         kind="run",
         method=recipe["method"]["name"],
         base=recipe["base"]["model"],
-        trigger=recipe["data"]["trigger"],
+        trigger=", ".join(status.triggers(recipe["data"])),
         finished=bool(report),
         stopped_by=report.get("stopped_by", ""),
         steps_done=report.get("steps_done", 0),
