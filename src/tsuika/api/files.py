@@ -20,7 +20,7 @@ from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import TORCH_NAMES
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact
+from tsuika.core.types import Artifact, FewSteps
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
 from tsuika.data.folder import IMAGES
 from tsuika.evaluation import run_record
@@ -115,6 +115,10 @@ class BaseModelInfo(WeightsInfo):
         vae: whether a VAE is in it.
         text_encoders: components that are in it.
         missing: what is not in it and must be given with it; None for nothing.
+        few_steps: `turbo`, `lightning`, `hyper`, `lcm`, `tcd` or `dmd2` where something says that it was distilled to draw in
+            a few steps; None where nothing does, and so are the next two.
+        why_few_steps: by what it was told.
+        drawn_with: steps, CFG and sampler.
     """
 
     family: str
@@ -126,6 +130,9 @@ class BaseModelInfo(WeightsInfo):
     vae: bool
     text_encoders: tuple[str, ...]
     missing: tuple[str, ...] | None = None
+    few_steps: str | None = None
+    why_few_steps: str | None = None
+    drawn_with: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,10 +325,18 @@ def _base(file: Path) -> BaseModelInfo:
         vae=vae,
         text_encoders=tuple(tower.component for tower in found.towers),
         missing=None if vae else ("vae",),
+        **_few_steps(found.few_steps),
         **_counted([unet]),
         **_hashes(file),
         **_metadata(metadata),
     )
+
+
+def _few_steps(few: FewSteps | None) -> dict[str, Any]:
+    if few is None:
+        return {}
+    drawn_with = f"{few.steps} steps, CFG {few.cfg:g}, {few.sampler}"
+    return {"few_steps": few.kind, "why_few_steps": few.why, "drawn_with": drawn_with}
 
 
 def _image(file: Path) -> ImageInfo:

@@ -38,6 +38,17 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class FewSteps:
+    """How a base is drawn that was distilled to need a few steps and no guidance."""
+
+    kind: str  # turbo, lightning, hyper, lcm, tcd, dmd2
+    steps: int
+    cfg: float
+    sampler: str
+    why: str  # what says so: "scheduler_config.json", "its name", ...
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Encoded prompts. `pooled_BP` is SDXL's and SD3's, `time_ids_B6` SDXL's; None elsewhere. `mask_BS` is 1 for tokens
     and 0 for what only fills a row up; None: there is nothing such."""
@@ -113,6 +124,7 @@ class Model(Protocol):
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
     word_weights: dict[str, float]  # new word -> its weight in prompts where images are drawn; 1 where not named
+    few_steps: FewSteps | None  # as far as its files say so
     # Of a single file, by full name there: what no part needs but clients look for (SD2).
     extra_tensors: dict[str, Tensor]
 

@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.types import Conditioning, Facts, Prediction, Rescale, Role, WeightedText, canonical, split_words
+from tsuika.core.types import (
+    Conditioning,
+    Facts,
+    FewSteps,
+    Prediction,
+    Rescale,
+    Role,
+    WeightedText,
+    canonical,
+    split_words,
+)
 from tsuika.families.chunks import limit_of, reads_in_chunks, texts
 from tsuika.families.network import TEXT_ROLES
 
@@ -44,6 +54,7 @@ class StableDiffusion:
     word_weights: dict[str, float] = field(default_factory=dict)
     extra_tensors: dict[str, Tensor] = field(default_factory=dict)
     clip_skip: int = 1
+    few_steps: FewSteps | None = None
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:

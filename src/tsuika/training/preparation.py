@@ -183,6 +183,8 @@ def read_inputs(
     if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
         why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
         raise RecipeError("RC002", key="train.huber_schedule", found="snr", why=why)
+    if (few := model.few_steps) is not None:
+        yield note("TR034", kind=few.kind, why=few.why)
     method = find(recipe.method.name)
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, method)
