@@ -111,6 +111,7 @@ class BaseModelInfo(WeightsInfo):
         prediction: `epsilon` or `v_prediction`.
         why_prediction: by what it was told.
         zero_terminal_snr: whether the noise schedule ends in pure noise.
+        inpaints: whether it also takes a mask and a masked image.
         layout: `single-file` or `diffusers`.
         vae: whether a VAE is in it.
         text_encoders: components that are in it.
@@ -126,6 +127,7 @@ class BaseModelInfo(WeightsInfo):
     prediction: str
     why_prediction: str
     zero_terminal_snr: bool
+    inpaints: bool
     layout: str
     vae: bool
     text_encoders: tuple[str, ...]
@@ -321,6 +323,7 @@ def _base(file: Path) -> BaseModelInfo:
         prediction=found.prediction,
         why_prediction=found.why_prediction,
         zero_terminal_snr=found.zero_terminal_snr,
+        inpaints=found.inpaints,
         layout=found.kind,
         vae=vae,
         text_encoders=tuple(tower.component for tower in found.towers),

@@ -57,6 +57,8 @@ def load(
 
 def remarks(model: Model) -> Iterator[Warned]:
     """What somebody who draws with a base should know."""
+    if model.inpaints:
+        yield note("GN009")
     if (few := model.few_steps) is not None:
         told = {"kind": few.kind, "why": few.why, "steps": few.steps, "cfg": f"{few.cfg:g}", "sampler": few.sampler}
         yield note("GN008", **told)

@@ -44,6 +44,7 @@ LABELS: Final[Mapping[str, Text]] = {
     "finished": _("Finished"),
     "format": _("Format"),
     "from": _("From"),
+    "inpaints": _("For inpainting"),
     "into": _("Merged into"),
     "is_layer_norm": _("Layer normalization"),
     "kind": _("Kind"),

@@ -145,6 +145,10 @@ class Model(Protocol):
         """Weights by `<component>.<canonical path>` that no single file holds, so that training must leave them."""
 
     @property
+    def inpaints(self) -> bool:
+        """Whether its UNet also takes a mask and the latents of a masked image (see `families.inpainting`)."""
+
+    @property
     def file_facts(self) -> Mapping[str, str]:
         """What files of results say of this very model beside its family: `architecture` (modelspec's word for it),
         `t5_tokens` (how many T5 reads)."""
@@ -193,7 +197,8 @@ class Model(Protocol):
         """Scaled latents to pixels in -1..1 (B, 3, 8H, 8W), clamped."""
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (as `prediction` says) at the times of its objective."""
+        """The UNet's raw output (as `prediction` says) at the times of its objective. Where it inpaints, noisy latents alone are
+        taken as under a mask over everything."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ AS_STORED: Final = Overrides()
 class Batch:
     """What one optimizer step sees, before noise. Every latent of a batch has one size."""
 
-    latents_BCHW: Tensor
+    latents_BCHW: Tensor  # behind them, for a base that inpaints, what it is given: mask and masked image
     captions: tuple[str, ...]
     names: tuple[str, ...]  # the images' names, for people
     weight_B: Tensor  # loss weight of each image: repeats, prior preservation

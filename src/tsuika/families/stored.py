@@ -19,6 +19,7 @@ from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
 from tsuika.families import detection, few_steps, parts, sources, vaes
 from tsuika.families.common import Family, Geometry, TextTower, scheduler_config
+from tsuika.families.inpainting import channels_for
 from tsuika.families.model import StableDiffusion, latent_factor
 from tsuika.families.network import TEXT_ROLES, Config
 
@@ -60,7 +61,10 @@ class StoredBase:
         ModelError: they cannot be read (MD003)."""
         if self.file:
             found = self.given or _noted_geometry(self.file) or self._family_geometry(self.file)
-            return replace(found, text={tower.component: found.text[tower.component] for tower in self.towers})
+            text = {tower.component: found.text[tower.component] for tower in self.towers}
+            # A family's own sizes are those of a model that does not inpaint.
+            channels = self.file.shapes[f"{UNET_PREFIX}{self.family.network.marks[0]}"][1]
+            return replace(found, text=text, unet={**found.unet, "in_channels": channels})
         unet, vae = self._config("unet"), self._config("vae")
         text = {tower.component: self._config(tower.component) for tower in self.towers}
         try:
@@ -78,6 +82,11 @@ class StoredBase:
             why = _("Its network is of another model size than those of {family}.", family=self.family.title)
             raise ModelError("MD003", where=file.path, why=why)
         return found
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether its network also takes a mask and a masked image."""
+        return int(self.geometry.unet.get("in_channels", 0)) == channels_for(self.facts.latent_channels)
 
     @cached_property
     def towers(self) -> tuple[TextTower, ...]:

@@ -47,7 +47,9 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         total, errors = torch.zeros((), device=run.model.device), list[tuple[tuple[str, ...], Tensor]]()
         for micro_batch in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(micro_batch)
-            t_B, noise_BCHW = draw(train, micro_batch, batch.latents_BCHW, objective)
+            # What an inpainting base is given behind the latents gets no noise.
+            own_BCHW = batch.latents_BCHW[:, : run.model.facts.latent_channels]
+            t_B, noise_BCHW = draw(train, micro_batch, own_BCHW, objective)
             part, noise_BCHW, t_B = batch[mine], noise_BCHW[mine], t_B[mine]
             latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
