@@ -61,6 +61,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "caption_suffix": Rule("data.caption_suffix"),
     "caption_tag_dropout_rate": Rule("data.tag_dropout", number),
     "keep_tokens_separator": Rule("data.keep_separator"),
+    "secondary_separator": Rule("data.secondary_separator"),
     "conditioning_data_dir": Rule("data.masks"),
     "alpha_mask": Rule("data.alpha_mask", flag),
     "shuffle_caption": Rule("data.shuffle_tags", flag),
