@@ -210,6 +210,7 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         base_sha256=model.sha256,
         resolution=f"{buckets[0].width}x{buckets[0].height}",
         pictures=images,
+        batch_size_per_device=recipe.train.batch_size // prepared.accelerator.num_processes,
         steps=steps,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,
