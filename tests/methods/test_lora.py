@@ -366,7 +366,7 @@ def test_a_start_gets_a_larger_rank_that_is_nothing_yet_and_learns(name: str) ->
     start = first.artifact()
     first.detach()
     before = Lora(start="a.safetensors").started(start)
-    wanted = {"rank": before.rank + 3, **({"conv_rank": before.conv_rank + 2} if before.conv else {})}
+    wanted = {"rank": before.rank + 3, **({"conv_rank": before.rank + 2} if before.conv else {})}
     settings = Lora(start="a.safetensors", **wanted).started(start)
     assert settings.rank == before.rank + 3
     assert settings.network["alpha"] / settings.rank == pytest.approx(before.network["alpha"] / before.rank)
