@@ -122,7 +122,14 @@ def test_our_own_file_gives_back_its_recipe(tmp_path: Path) -> None:
             "train.schedule": "linear",
             "train.min_snr_gamma": 2,
         }
-        | {"train.noise_offset": 0.1, "train.seed": 7, "method.rank": 2, "method.alpha": 1, "regularize.max_norm": 0.5}
+        | {
+            "train.noise_offset": 0.1,
+            "train.ip_noise_gamma": 0.2,
+            "train.seed": 7,
+            "method.rank": 2,
+            "method.alpha": 1,
+            "regularize.max_norm": 0.5,
+        }
         | {"train.precision": "bf16", "train.gradient_checkpointing": True, "base.model": "x"},
     )
     facts = formats.run_facts(given.train, **given.method.network, max_norm=0.5, name="kuma")

@@ -293,6 +293,13 @@ class Train(Section):
     )
     huber_c: float = expert(0.1, "Threshold of `huber` and `smooth-l1` at the most noise", gt=0, le=1)
     noise_offset: float = expert(0.0, "Noise offset: a constant per channel that is added to the noise", ge=0, le=1)
+    ip_noise_gamma: float = expert(
+        0.0,
+        "Input perturbation: noise on the noise that is put on images, of which the model is not to know (Ning et al. 2023; "
+        "`ip_noise_gamma` of kohya, there about 0.1); 0 = none",
+        ge=0,
+        le=1,
+    )
     multires_noise: int = expert(
         0,
         "Pyramid noise: so many levels of noise at lower resolutions are added (multires_noise_iterations); 0 = off",

@@ -25,7 +25,7 @@ ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
     *("batch_size", "accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
-    *("min_snr_gamma", "noise_offset", "gradient_checkpointing"),
+    *("min_snr_gamma", "noise_offset", "ip_noise_gamma", "gradient_checkpointing"),
 )
 
 

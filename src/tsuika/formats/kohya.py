@@ -168,7 +168,7 @@ _FACTS: Final = (
     | {
         name: f"ss_{name}"
         for name in (
-            *("vae_name", "steps", "learning_rate", "optimizer", "min_snr_gamma", "noise_offset"),
+            *("vae_name", "steps", "learning_rate", "optimizer", "min_snr_gamma", "noise_offset", "ip_noise_gamma"),
             *("gradient_checkpointing", "cache_latents", "clip_skip", "zero_terminal_snr", "max_token_length"),
             *("seed", "tag_frequency", "bucket_info", "dataset_dirs"),
         )

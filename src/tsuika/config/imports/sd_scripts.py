@@ -82,6 +82,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "max_grad_norm": Rule("train.clip_norm", number),
     "min_snr_gamma": Rule("train.min_snr_gamma", number),
     "noise_offset": Rule("train.noise_offset", number),
+    "ip_noise_gamma": Rule("train.ip_noise_gamma", number),
     "loss_type": Rule("train.loss", one_of(_LOSSES)),
     "huber_schedule": Rule("train.huber_schedule"),
     "huber_c": Rule("train.huber_c", number),
