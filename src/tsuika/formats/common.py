@@ -24,7 +24,7 @@ NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
-    *("batch_size", "accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
+    *("accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
     *("min_snr_gamma", "noise_offset", "ip_noise_gamma", "gradient_checkpointing"),
 )
 
