@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tsuika import config
@@ -121,7 +122,14 @@ def test_our_own_file_gives_back_its_recipe(tmp_path: Path) -> None:
             "train.schedule": "linear",
             "train.min_snr_gamma": 2,
         }
-        | {"train.noise_offset": 0.1, "train.seed": 7, "method.rank": 2, "method.alpha": 1, "regularize.max_norm": 0.5}
+        | {
+            "train.noise_offset": 0.1,
+            "train.ip_noise_gamma": 0.2,
+            "train.seed": 7,
+            "method.rank": 2,
+            "method.alpha": 1,
+            "regularize.max_norm": 0.5,
+        }
         | {"train.precision": "bf16", "train.gradient_checkpointing": True, "base.model": "x"},
     )
     facts = formats.run_facts(given.train, **given.method.network, max_norm=0.5, name="kuma")
@@ -129,6 +137,9 @@ def test_our_own_file_gives_back_its_recipe(tmp_path: Path) -> None:
     parts = {"lora_down.weight": torch.ones(2, 4), "lora_up.weight": torch.ones(4, 2), "alpha": torch.tensor(1.0)}
     artifact = Artifact("lora", "sd1", {f"{layer}.{part}": one for part, one in parts.items()}, {**facts, KEY: "{}"})
     formats.LORA[0].write(artifact, tmp_path / "own.safetensors", dtype=torch.float32)
+    with safe_open(tmp_path / "own.safetensors", "pt") as file:
+        # As sd-scripts counts: all images of a step.
+        assert file.metadata()["ss_total_batch_size"] == "6"
     found = config.Recipe.of(file=tmp_path / "own.safetensors", base="x")
     assert found.train == given.train and found.regularize == given.regularize
     assert found.method.network == given.method.network and found.output.name == "kuma"

@@ -19,6 +19,7 @@ caption_extension = '.txt'
 enable_wildcard = true
 caption_suffix = 'hd'
 keep_tokens_separator = '|||'
+secondary_separator = ';;;'
 caption_tag_dropout_rate = 0.1
 [[datasets]]
 resolution = [512, 768]
@@ -79,6 +80,7 @@ def test_a_dataset_and_a_training_configuration(tmp_path: Path) -> None:
     data = photos
     assert (data.size_px, data.shuffle_tags, data.keep_tokens, data.caption_lines) == (640, True, 2, "alternatives")
     assert data.caption_wildcards and (data.caption_suffix, data.keep_separator, data.tag_dropout) == ("hd", "|||", 0.1)
+    assert data.secondary_separator == ";;;"
     assert (train.steps, train.batch_size, train.learning_rate, train.warmup) == (1000, 2, 1e-4, 0.1)
     assert (train.optimizer, train.optimizer_args, train.weight_decay, train.precision, train.schedule) == (
         "adamw8bit",

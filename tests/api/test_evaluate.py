@@ -235,3 +235,49 @@ def test_a_run_whose_guard_saw_no_gain_is_doubted(
     assert evaluating._doubted(RunDir(tmp_path)) == doubted
     (tmp_path / "report.json").write_text(json.dumps({"guard": None, "warnings": []}), encoding="utf-8")
     assert not evaluating._doubted(RunDir(tmp_path))
+
+
+def test_a_run_with_several_sets_is_drawn_and_measured_with_every_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, drawn in (("pot", gadget.pictures(2)), ("mascots", mascot.pictures(2))):
+        (tmp_path / name).mkdir()
+        mascot.write(tmp_path / name, drawn)
+    sets = [
+        {"images": str(tmp_path / "pot"), "trigger": "daruma"},
+        {"images": str(tmp_path / "mascots"), "trigger": "tsuipi"},
+    ]
+    recipe = config.build(
+        {
+            "data": {"sets": sets, "cache": False},
+            "guard": {"mode": "off"},
+            "method": {"name": "lora", "rank": 1},
+            "train": {"steps": 1, "batch_size": 1, "device": "cpu", "precision": "fp32"},
+            "preview": {"num": 1, "steps": 1},
+        }
+    )
+    for _ in tsuika.train(recipe, tmp_path / "run"):
+        pass
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert [(one["name"], one["trigger"], one["images"]) for one in report["sets"]] == [
+        ("pot", "daruma", 2),
+        ("mascots", "tsuipi", 2),
+    ]
+    shown = {row["prompt"]: row["control"] for row in report["before_after"]}
+    assert shown == dict.fromkeys(["a daruma", "a daruma on the beach", "a tsuipi", "a tsuipi on the beach"], False)
+    assert tsuika.inspect(tmp_path / "run").result.trigger == "daruma, tsuipi"
+
+    own = tmp_path / "prompts.txt"
+    own.write_text("a {trigger} at night\na cat on the beach\n", encoding="utf-8")
+    found, _warned = evaluate(tmp_path / "run", tmp_path, own_prompts=own, seeds=1, strengths=(1.0,))
+    assert (
+        found["prompts"]["subject"] == ["a daruma at night", "a tsuipi at night"]
+        and found["trigger"] == "daruma, tsuipi"
+    )
+    assert [one["name"] for one in found["subjects"]] == ["daruma", "tsuipi"]
+    assert all(one["points"][0]["fidelity"]["mean"] for one in found["subjects"])
+    # Together they are what was measured of all.
+    means = [one["points"][0]["fidelity"]["mean"] for one in found["subjects"]]
+    assert sum(means) / 2 == pytest.approx(found["points"][0]["fidelity"]["mean"])
+    assert "`tsuipi`" in found["verdict"]["sentence"]["en"]

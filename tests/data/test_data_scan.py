@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsuika.core.errors import ImageError
+from tsuika.config import build
+from tsuika.core.errors import ImageError, RecipeError
 from tsuika.core.sections import Data
 from tsuika.data import caption
 from tsuika.data.faults import FAULTS
@@ -317,3 +318,31 @@ def test_what_was_left_out_is_told_in_both_languages() -> None:
         for lang in ("en", "ja"):
             assert fault.what.to(lang) in one.words(lang)
             assert ("12 px" in one.words(lang)) == (one.code == "DS006")
+
+
+def test_tags_that_belong_together_stay_together_and_are_read_with_commas() -> None:
+    """Against sd-scripts' way of it, written out again: split by commas, shuffle, drop, then its separator becomes a comma."""
+    line = "zuzu, red hat;;;long hair, cat ;;; dog, night"
+    config = Data(secondary_separator=";;;", shuffle_tags=True, tag_dropout=0.3, keep_tokens=1, trigger="zuzu")
+    seen = set()
+    for seed in range(60):
+        drawn = caption.change_tags(line, config, gen(seed))
+        tags = drawn.split(", ")
+        assert tags[0] == "zuzu" and ";" not in drawn
+        for first, second in (("red hat", "long hair"), ("cat", "dog")):
+            assert (first in tags) == (second in tags)
+            assert first not in tags or tags[tags.index(first) + 1] == second
+        seen.add(drawn)
+    assert len(seen) > 5
+    assert caption.plain(line, config) == "zuzu, red hat, long hair, cat, dog, night"
+    # Without shuffling, too.
+    sample = Sample(Path("a.png"), "a.png", "x", 1, 1, 1, "", caption_source="file", alternatives=(line,))
+    kept = Data(secondary_separator=";;;", caption_dropout=0.0)
+    assert caption.vary(sample, kept, gen(1)) == caption.plain(line, kept)
+
+
+@pytest.mark.parametrize("separator", [",", " ", "|||", ";,;"])
+def test_a_separator_that_separates_nothing_of_its_own_is_refused(separator: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        build({"data": {"keep_separator": "|||", "secondary_separator": separator}})
+    assert refused.value.code == "RC002" and "keep_separator" in str(refused.value)

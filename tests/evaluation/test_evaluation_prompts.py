@@ -9,6 +9,7 @@ import pytest
 
 from tsuika.config import build
 from tsuika.core.errors import RecipeError
+from tsuika.data.subjects import named_in, subjects_of
 from tsuika.evaluation.prompts import CAPTIONS, Asked, asked, without_subject
 
 
@@ -23,7 +24,7 @@ def ask(
     captions: list[str] | None = None, own: Path | None = None, embedded: bool = False, **tables: Any
 ) -> dict[str, list[str]]:
     recipe = build({"data": {"trigger": "zuzu", "class_word": "cat"}} | tables)
-    return groups(asked(recipe.data, recipe.preview, captions or [], embedded=embedded, own=own))
+    return groups(asked(subjects_of(recipe.data), recipe.preview, [captions or []], embedded=embedded, own=own))
 
 
 @pytest.mark.parametrize("embedded", [True, False])
@@ -69,8 +70,52 @@ def test_without_trigger_and_class_captions_stand_in() -> None:
 
 
 def test_an_encoder_never_reads_the_trigger_word() -> None:
-    with_class = build({"data": {"trigger": "zuzu", "class_word": "cat"}}).data
-    alone = build({"data": {"trigger": "zuzu"}}).data
+    with_class = subjects_of(build({"data": {"trigger": "zuzu", "class_word": "cat"}}).data)
+    alone = subjects_of(build({"data": {"trigger": "zuzu"}}).data)
     assert without_subject("a Zuzu cat on a zuzuland", with_class) == "a cat on a zuzuland"
     assert without_subject("a zuzu at night", alone) == "a thing at night"
-    assert without_subject("a zuzu", build({}).data) == "a zuzu"
+    assert without_subject("a zuzu", subjects_of(build({}).data)) == "a zuzu"
+
+
+SETS = [
+    {"images": "one", "trigger": "zuzu", "class_word": "cat"},
+    {"images": "large/one", "trigger": "zuzu", "class_word": "cat", "size_px": 768},
+    {"images": "two", "trigger": "kiki", "class_word": "house"},
+    {"images": "three"},
+]
+CAPTIONS_OF_SETS = [[f"zuzu {i}" for i in range(9)], ["kiki at dawn"], ["a barn", "a mill"]]
+
+
+def of_sets(prompts: list[str], own: Path | None = None) -> list[Asked]:
+    recipe = build({"data": {"sets": SETS}, "preview": {"prompts": prompts}})
+    return list(asked(subjects_of(recipe.data), recipe.preview, CAPTIONS_OF_SETS, embedded=False, own=own))
+
+
+def test_every_subject_of_several_sets_is_asked_for_and_two_sets_of_one_are_one() -> None:
+    drawn = of_sets([])
+    about = {place: [one.text for one in drawn if one.group == "subject" and place in one.about] for place in range(3)}
+    assert all(text.startswith("a zuzu cat ") for text in about[0]) and len(about[0]) == 6
+    assert all(text.startswith("a kiki house ") for text in about[1]) and len(about[1]) == 6
+    # It has no words: its captions stand in.
+    assert about[2] == ["a barn", "a mill"]
+    unrelated = [one.text for one in drawn if one.group == "unrelated"]
+    assert unrelated and not any({"cat", "house", "zuzu", "kiki"} & set(text.split()) for text in unrelated)
+    captions = [one for one in drawn if one.group == "captions"]
+    assert {one.about for one in captions} == {(0,), (1,)}
+
+
+def test_a_prompt_is_about_the_subjects_that_it_names(tmp_path: Path) -> None:
+    drawn = {one.text: one for one in of_sets(["a {trigger} on the moon", "Kiki with a zuzu", "a dog"])}
+    assert drawn["a zuzu on the moon"].about == (0,) and drawn["a kiki on the moon"].about == (1,)
+    assert drawn["Kiki with a zuzu"].about == (0, 1) and drawn["a dog"].group == "unrelated"
+    assert without_subject("Kiki with a zuzu", subjects_of(build({"data": {"sets": SETS}}).data)) == "with a"
+    # What nobody asks about in a file of one's own is not drawn.
+    own = tmp_path / "prompts.txt"
+    own.write_text("a kiki at sea\n", encoding="utf-8")
+    assert [one.text for one in of_sets([], own) if one.group == "subject"] == ["a kiki at sea"]
+
+
+def test_without_a_trigger_word_the_class_word_tells_of_which_a_prompt_is() -> None:
+    sets = [{"images": "a", "class_word": "cat"}, {"images": "b", "trigger": "zuzu", "class_word": "cat"}]
+    found = subjects_of(build({"data": {"sets": sets}}).data)
+    assert named_in("a cat", found) == (0,) and named_in("a zuzu cat", found) == (1,) and named_in("a dog", found) == ()

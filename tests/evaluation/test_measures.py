@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from tsuika.config import build
-from tsuika.embedded import mascot
+from tsuika.data.subjects import subjects_of
+from tsuika.embedded import gadget, mascot
 from tsuika.evaluation import encoders
 from tsuika.evaluation.measures import Ruler
 from tsuika.evaluation.prompts import Asked
@@ -22,7 +23,7 @@ ASKED = (
     Asked("a cat on the beach", "unrelated"),
     Asked("a tsuipi character on a white background", "captions"),
 )
-DATA = build({"data": {"trigger": "tsuipi", "class_word": "character"}}).data
+SUBJECTS = subjects_of(build({"data": {"trigger": "tsuipi", "class_word": "character"}}).data)
 TRAINING = mascot.pictures(12)
 
 
@@ -44,7 +45,7 @@ FRESH = drawings(images(mascot.held_out(20, seed=9, trained_backgrounds=True)))
 @pytest.fixture(scope="module")
 def ruler() -> Ruler:
     pictures = [(one.name, Image.fromarray(one.pixels)) for one in TRAINING]
-    return Ruler(encoders.load("embedded", torch.device("cpu")), ASKED, OTHERS, SEEDS, pictures, DATA)
+    return Ruler(encoders.load("embedded", torch.device("cpu")), ASKED, OTHERS, SEEDS, pictures, SUBJECTS)
 
 
 def test_the_base_is_itself(ruler: Ruler) -> None:
@@ -84,7 +85,7 @@ def test_a_model_that_draws_one_picture_has_no_diversity(ruler: Ruler) -> None:
 
 def test_one_seed_has_no_diversity_to_speak_of() -> None:
     one = {text: pictures[:1] for text, pictures in OTHERS.items()}
-    ruler = Ruler(None, ASKED, one, (1,), [("a.png", Image.fromarray(TRAINING[0].pixels))], DATA)
+    ruler = Ruler(None, ASKED, one, (1,), [("a.png", Image.fromarray(TRAINING[0].pixels))], SUBJECTS)
     found, _ = ruler.measure(one)
     assert (
         found.diversity is None
@@ -92,3 +93,33 @@ def test_one_seed_has_no_diversity_to_speak_of() -> None:
         and ruler.scale.real is None
         and ruler.scale.other_prompt is None
     )
+
+
+def test_each_of_several_subjects_is_measured_against_its_own_images() -> None:
+    """Against an independent sum: a ruler that knows one subject alone gives the same rows; swapped, likeness falls."""
+    mascots, gadgets = images(mascot.pictures(6)), images(gadget.pictures(6))
+    sets = [{"images": name, "trigger": name} for name in ("tsuipi", "daruma")]
+    subjects = subjects_of(build({"data": {"sets": sets}}).data)
+    both = (
+        Asked("a tsuipi at night", "subject", (0,)),
+        Asked("a daruma at night", "subject", (1,)),
+        Asked("a tsuipi and a daruma", "subject", (0, 1)),
+    )
+    drawn = {both[0].text: mascots[:2], both[1].text: gadgets[:2], both[2].text: [mascots[3], gadgets[3]]}
+    encoder = encoders.load("embedded", torch.device("cpu"))
+    pictures = [(str(i), one) for i, one in enumerate([*mascots, *gadgets])]
+
+    def fidelity(asked: tuple[Asked, ...], named: list[tuple[str, Image.Image]], homes: list[int]) -> np.ndarray:
+        table = Ruler(encoder, asked, drawn, (1, 2), named, subjects, homes).measure(drawn)[0].fidelity
+        assert table is not None
+        return table
+
+    found = fidelity(both, pictures, [0] * 6 + [1] * 6)
+    alone = [
+        fidelity(tuple(Asked(one.text, "subject") for one in both), part, [0] * 6)
+        for part in (pictures[:6], pictures[6:])
+    ]
+    assert np.allclose(found[0], alone[0][0]) and np.allclose(found[1], alone[1][1])
+    assert np.allclose(found[2], (alone[0][2] + alone[1][2]) / 2)
+    swapped = fidelity(both, pictures, [1] * 6 + [0] * 6)
+    assert (found[:2] > swapped[:2] + 0.2).all()

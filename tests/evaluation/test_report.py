@@ -199,3 +199,19 @@ def test_write_puts_both_files_into_the_run(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
     assert json.loads(numbers.read_text(encoding="utf-8"))["steps_done"] == 40
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_several_sets_are_shown_each_with_its_words_and_images() -> None:
+    rows = [("cats", "zuzu", "cat", 60), ("houses", "kiki", "", 2)]
+    sets = tuple(report.ImageSet(*row) for row in rows)
+    images = tuple(
+        report.TrainingImage(f"{name}/{i}.png", f"{word} {i}", image(), name)
+        for name, word, _of, n in rows
+        for i in range(n)
+    )
+    data = full(images=images, sets=sets)
+    page = Page(report.render(data, "en"))
+    for words in ("zuzu, kiki", "houses", "60 images", "2 images", "and 36 more"):
+        assert words in page.text
+    assert data.to_dict()["sets"][1] == {"name": "houses", "trigger": "kiki", "class_word": "", "images": 2}
+    assert full().to_dict()["sets"] == [] and full().triggers == "tsuipi"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from test_verdict import BASE, PROMPTS, SCALE, SEEDS, tables
 
 from tsuika.core.texts import _, languages
 from tsuika.evaluation import report
-from tsuika.evaluation.evaluation import Evaluation
+from tsuika.evaluation.evaluation import Evaluation, said
 from tsuika.evaluation.prompts import Asked
 from tsuika.evaluation.report_evaluation import GRADES, section
 from tsuika.evaluation.verdict import Point, judge
@@ -119,3 +120,33 @@ def test_numbers_of_the_table_are_plain(tmp_path: object) -> None:
         np.mean(evaluation.points[0].tables.fidelity) - np.mean(BASE.fidelity)  # type: ignore[arg-type]
     )
     assert evaluation.to_json() == evaluation.to_json() and "NaN" not in evaluation.to_json()
+
+
+@pytest.mark.parametrize("language", languages())
+def test_of_several_subjects_each_is_shown_and_the_one_without_gain_is_named(language: str) -> None:
+    evaluation, shown = made()
+    about = [(0,) if i % 2 else (1,) for i in range(PROMPTS)]
+    asked = (*(Asked(f"p {i}", "subject", places) for i, places in enumerate(about)), Asked("a cat", "unrelated", ()))
+    rows = np.array([places == (1,) for places in about])
+
+    def held(one: Point) -> Point:
+        fidelity = one.tables.fidelity.copy()  # type: ignore[union-attr]
+        fidelity[rows] = BASE.fidelity[rows]  # type: ignore[index]
+        return replace(one, tables=replace(one.tables, fidelity=fidelity))
+
+    both = replace(evaluation, asked=asked, points=tuple(map(held, evaluation.points)), subjects=("zuzu cat", NASTY))
+    shown = [{one.text: Image.new("RGB", (64, 64)) for one in asked} for _ in shown]
+    page = Page(page_of(both, shown), language)
+    assert _("Each subject by itself").to(language) in page.text and "zuzu cat" in page.text
+    sentence = said(both).to(language)
+    assert f"`{NASTY}`" in sentence and "`zuzu cat` 0." in sentence
+    (first, second) = both.to_dict()["subjects"]
+    assert (
+        first["points"][-1]["fidelity"]["difference"]["mean"]
+        > 0
+        == second["points"][-1]["fidelity"]["difference"]["mean"]
+    )
+    assert (
+        not evaluation.to_dict()["subjects"]
+        and _("Each subject by itself").to(language) not in Page(page_of(*made()), language).text
+    )

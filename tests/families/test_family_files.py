@@ -96,7 +96,7 @@ UNET_IN = "model.diffusion_model.input_blocks.0.0.weight"
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (3, 3)}, "Flux"),
         ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (3, 3)}, "Stable Diffusion 3"),
         ({UNET_IN: (320, 4, 3, 3), "conditioner.embedders.0.model.ln_final.weight": (9,)}, "refiner"),
-        ({UNET_IN: (320, 9, 3, 3), "cond_stage_model.transformer.text_model.x": (1,)}, "9 input channels"),
+        ({UNET_IN: (320, 8, 3, 3), "cond_stage_model.transformer.text_model.x": (1,)}, "8 input channels"),
         ({UNET_IN: (320, 4, 3, 3)}, "without a text encoder"),
         ({"down_blocks.0.resnets.0.conv1.weight": (3, 3)}, "UNet alone"),
         ({"text_model.embeddings.token_embedding.weight": (3, 3)}, "text encoder alone"),
@@ -134,8 +134,8 @@ def test_foreign_folders_are_named(sd1: StableDiffusion, tmp_path: Path) -> None
     folder = write_folder(sd1, tmp_path / "model", old_style=True)
     refused(folder / "vae", "MD002", "AutoencoderKL")
     config = json.loads((folder / "unet" / "config.json").read_text())
-    (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
-    refused(folder, "MD002", "9 input channels")
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 8}))
+    refused(folder, "MD002", "8 input channels")
     (folder / "unet" / "config.json").write_text('{"in_channels": 4')
     refused(folder, "MD003", "JSON")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,7 @@ class Stub:
     def __init__(self, prediction: str, pictures: dict[str, Tensor], *, zero_snr: bool = False) -> None:
         self.prediction, self.device = prediction, torch.device("cpu")
         self.scheduler_config = {"rescale_betas_zero_snr": zero_snr}
+        self.facts = SimpleNamespace(latent_channels=4)
         self.pictures, self.strength, self.short = pictures, 1.0, 1.0
         self.asked: list[str] = []
 
@@ -178,3 +180,14 @@ def test_pictures_of_another_size_are_not_looked_for() -> None:
     odd = replace(train[1], latents_CHW=torch.ones(4, 8, 16))
     stub = Stub("epsilon", {train[0].caption: train[0].latents_CHW})
     assert measure_memorization(stub, stub, [train[0], odd], asked=train[:1]).recalls[0].nearest == "picture 0"  # type: ignore[arg-type]
+
+
+def test_what_an_inpainting_base_is_given_is_no_part_of_the_image() -> None:
+    train = subjects(3)
+    stub = Stub("epsilon", {train[1].caption: train[1].latents_CHW})
+    alone = measure_memorization(stub, stub, train)  # type: ignore[arg-type]
+    given = [
+        replace(one, latents_CHW=torch.cat([one.latents_CHW, torch.ones(5, *one.latents_CHW.shape[1:])]))
+        for one in train
+    ]
+    assert measure_memorization(stub, stub, given) == alone  # type: ignore[arg-type]

@@ -20,12 +20,12 @@ from tiny_models import FAMILY_NAMES, bits, outputs, picture_batch, shallow
 from tsuika import formats
 from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
-from tsuika.diffusion.adapters import own_change
+from tsuika.diffusion.adapters import by_layer, own_change
 from tsuika.diffusion.objective import objective
 from tsuika.families.network import UNET_ROLES
 from tsuika.formats import relative_errors
 from tsuika.methods import METHODS
-from tsuika.methods.lora import Lora
+from tsuika.methods.lora import Lora, is_convolution
 
 KINDS: dict[str, Lora] = {
     "lora": Lora(rank=3),
@@ -356,6 +356,45 @@ def test_a_training_goes_on_from_what_a_file_held(name: str) -> None:
     assert not torch.allclose(outputs(model), said, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["alpha", "dora", "conv-rank-stabilized"])
+def test_a_start_gets_a_larger_rank_that_is_nothing_yet_and_learns(name: str) -> None:
+    model = shared("sd1")
+    first = attach(model, name)
+    disturb(first)
+    with frozen(first):
+        said = outputs(model)
+    start = first.artifact()
+    first.detach()
+    before = Lora(start="a.safetensors").started(start)
+    wanted = {"rank": before.rank + 3, **({"conv_rank": before.rank + 2} if before.conv else {})}
+    settings = Lora(start="a.safetensors", **wanted).started(start)
+    assert settings.rank == before.rank + 3
+    assert settings.network["alpha"] / settings.rank == pytest.approx(before.network["alpha"] / before.rank)
+    tensors = []
+    for seed in (1, 1, 2):
+        attachment = METHODS["lora"].attach(model, settings, torch.Generator().manual_seed(seed), start)
+        tensors.append(attachment.artifact().tensors)
+        with frozen(attachment):
+            torch.testing.assert_close(outputs(model), said, rtol=0, atol=1e-6)
+        attachment.detach()
+    # What every layer adds is what the file adds, by a sum of its own.
+    for layer, parts in by_layer(start.tensors).items():
+        larger, rank = by_layer(tensors[0])[layer], len(parts["lora_down.weight"])
+        grown = wanted.get("conv_rank", 0) if is_convolution(layer.partition(".")[2]) else wanted["rank"]
+        assert len(larger["lora_down.weight"]) == grown
+        assert torch.equal(larger["lora_down.weight"][:rank], parts["lora_down.weight"].float())
+        assert not larger["lora_up.weight"][:, rank:].any() and larger["lora_down.weight"][rank:].any()
+        assert float(larger["alpha"]) / grown == pytest.approx(float(parts["alpha"]) / rank)
+    assert all(torch.equal(value, tensors[1][key]) for key, value in tensors[0].items())
+    assert any(not torch.equal(value, tensors[2][key]) for key, value in tensors[0].items())
+    attachment = METHODS["lora"].attach(model, settings, torch.Generator().manual_seed(1), start)
+    ATTACHED.append(attachment)
+    train(model, attachment, 1)
+    after = attachment.artifact().tensors
+    new = [value[:, before.rank :] for key, value in after.items() if key.endswith("lora_up.weight")]
+    assert any(bool(value.any()) for value in new)
+
+
 def test_text_layers_of_a_start_are_kept_untrained_and_penalties_go_towards_the_base() -> None:
     model = shared("sd1")
     plain = {}
@@ -382,7 +421,7 @@ def test_text_layers_of_a_start_are_kept_untrained_and_penalties_go_towards_the_
 @pytest.mark.parametrize(
     ("more", "key"),
     [
-        ({"rank": 5}, "rank"),
+        ({"rank": 3}, "rank"),
         ({"alpha": 7.0}, "alpha"),
         ({"adapter": "loha"}, "adapter"),
         ({"conv": True}, "conv"),

@@ -34,7 +34,7 @@ from tsuika.methods.lora import layers as lora
 from tsuika.training import checkpoint, loop, optim
 from tsuika.training import trainer as trainers
 from tsuika.training.fit import Fit, update_ema
-from tsuika.training.loop import conditioner, draw, fit
+from tsuika.training.loop import conditioner, draw, fit, perturbed
 from tsuika.training.preparation import accelerate_for
 from tsuika.training.schedule import Schedule
 from tsuika.training.trainer import Trainer
@@ -108,6 +108,25 @@ def test_loss_noise_and_timesteps_are_the_recipes() -> None:
         )
         c = thresholds(run.objective, "snr", 0.1, t_B)
         wanted = errors("huber", output, noise, c).mean()
+    assert losses(run) == [pytest.approx(float(wanted), rel=1e-5)]
+
+
+def test_perturbed_input_has_more_noise_than_its_target() -> None:
+    """Ning et al. 2023, algorithm 1: x = sqrt(a) x0 + sqrt(1 - a) (noise + gamma xi), and the target stays the noise."""
+    run = start(recipe(steps=1, min_snr_gamma=0, ip_noise_gamma=0.5))
+    batch, train = run.batch(0), run.recipe.train
+    t_B, noise = draw(train, 0, batch.latents_BCHW, run.objective)
+    assert torch.equal(noise, draw(recipe().train, 0, batch.latents_BCHW, run.objective)[1])
+    many = torch.randn(4, 4, 64, 64, generator=generator(1, "test"))
+    xi = (perturbed(train, 3, many) - many) / 0.5
+    assert abs(float(xi.std()) - 1) < 0.02 and abs(float((xi * many).mean())) < 0.02
+    assert not torch.equal(perturbed(train, 4, many), perturbed(train, 3, many))
+    assert perturbed(recipe().train, 3, many) is many
+    with torch.no_grad():
+        a = alphas_cumprod_T(run.model.scheduler_config)[t_B.cpu()].view(-1, 1, 1, 1).to(noise.device)
+        noisy = a.sqrt() * batch.latents_BCHW + (1 - a).sqrt() * perturbed(train, 0, noise)
+        output = run.model.denoise(noisy, t_B, run.model.encode_text(batch.captions))
+        wanted = (output - noise).pow(2).mean()
     assert losses(run) == [pytest.approx(float(wanted), rel=1e-5)]
 
 

@@ -113,6 +113,7 @@ def test_captions_go_into_written_files_unless_they_are_left_out() -> None:
     def facts(**output: object) -> dict[str, str]:
         recipe = Recipe.of("lora", images="pictures", settings={f"output.{key}": one for key, one in output.items()})
         prepared = SimpleNamespace(
+            accelerator=SimpleNamespace(num_processes=1),
             recipe=recipe,
             settings=recipe.method,
             model=SimpleNamespace(prediction="epsilon", source="base", sha256=None, scheduler_config={}, file_facts={}),

@@ -15,6 +15,7 @@ from tsuika.core.sections import Data
 from tsuika.core.seeds import generator
 from tsuika.core.types import Batch
 from tsuika.data.caption import of_class
+from tsuika.data.subjects import subjects_of
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
 from tsuika.methods.textual_inversion import TextualInversion
@@ -63,7 +64,7 @@ def start(weight: float, settings: Any, steps: int = 1) -> Fit:
     model = shallow("sd1")
     attachment = METHODS[settings.name].attach(model, settings, generator(0, "init"))
     condition, of_base = (conditioner(model, attachment, lambda _: SIZE, of_base=is_base) for is_base in (False, True))
-    preserved = Preservation(model, attachment, recipe.data, condition, of_base) if weight else None
+    preserved = Preservation(model, attachment, subjects_of(recipe.data), condition, of_base) if weight else None
 
     def batch(number: int) -> Batch:
         return replace(picture_batch(number, 3), captions=CAPTIONS)
@@ -126,3 +127,17 @@ def test_where_it_means_nothing_it_is_refused() -> None:
             preservation.check(data, lora, 1.0)
     with pytest.raises(RecipeError, match="New words"):
         preservation.check(Data(trigger="zuzu", class_word="cat"), TextualInversion(words=("zuzu",)), 1.0)
+
+
+def test_of_several_sets_each_has_its_own_words() -> None:
+    sets = [
+        {"images": "a", "trigger": "zuzu", "class_word": "cat"},
+        {"images": "b", "trigger": "kiki", "class_word": "house"},
+    ]
+    data = Data(sets=tuple(sets))
+    preservation.check(data, Lora(), 1.0)
+    kept: Any = Preservation(None, None, subjects_of(data), None, None)  # type: ignore[arg-type]
+    assert kept._of_class("zuzu on a kiki") == "cat on a house" and kept._of_class("a dog") == "a dog"
+    with pytest.raises(RecipeError) as refused:
+        preservation.check(Data(sets=(sets[0], {"images": "b", "trigger": "kiki"})), Lora(), 1.0)
+    assert refused.value.code == "RC005" and refused.value.where == "b"

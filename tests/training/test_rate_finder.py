@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -227,3 +228,25 @@ def test_a_class_word_that_the_tokenizer_tears_is_named_as_the_cause() -> None:
     assert [one.code for one in notes] == ["GD037"]
     assert "`teapot`" in notes[0].message and "3" in notes[0].message and "teapot" in notes[0].words("ja")
     assert not list(rate_finder._torn(model, ""))  # type: ignore[arg-type]
+
+
+def test_every_set_is_measured_in_proportion() -> None:
+    groups = [(f"a/{i}",) for i in range(16)] + [(f"b/{i}",) for i in range(8)]
+    sets = {name: name[0] for group in groups for name in group}
+    for seed in range(8):
+        images = rate_finder._divide(groups, seed, sets)
+        counted = Counter(sets[name] for name in images.held_out)
+        assert abs(counted["a"] - 2 * counted["b"]) <= 2 and counted["b"] >= 2 and sum(counted.values()) == 8
+        assert not set(images.held_out) & set(images.inside) and len(images.inside) == 16
+
+
+def test_of_sets_in_a_run_both_are_held_out(place: Path) -> None:
+    for name in "ab":
+        (place / name).mkdir()
+    source = random.Random(1)
+    for i in range(12):
+        image = Image.frombytes("RGB", (8, 8), source.randbytes(192)).resize((64, 64))
+        image.save(place / "ab"[i % 2] / f"{i}.png")
+    sets = [{"images": str(place / name), "trigger": name * 4} for name in "ab"]
+    found = last(tsuika.find_rate(recipe(place, **{"data.images": "", "data.sets": sets}), rates=(1e-2, 1e-5), steps=8))
+    assert (found.measured, found.pictures) == ("held-out", 4)

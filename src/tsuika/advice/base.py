@@ -13,8 +13,8 @@ from tsuika import families
 from tsuika.core.errors import ModelError
 from tsuika.core.files import at_home
 from tsuika.core.texts import _
-from tsuika.core.types import Prediction
-from tsuika.families import Family, Geometry
+from tsuika.core.types import FewSteps, Prediction
+from tsuika.families import Family, Geometry, few_steps
 
 if TYPE_CHECKING:
     from tsuika.families import StableDiffusion
@@ -34,6 +34,7 @@ class KnownBase:
     geometry: Geometry
     at_hand: bool  # False: no file of it was seen
     guessed: bool = False  # the family is told from the name alone
+    few_steps: FewSteps | None = None
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was counted once
 
     @property
@@ -97,11 +98,19 @@ def describe_base(name: str, embedded: Path) -> KnownBase:
     path = embedded if name == "embedded" else at_home(name)
     if path.exists():
         found = families.peek(path)
-        return KnownBase(name, found.family, found.prediction, found.geometry, at_hand=True)
+        return KnownBase(name, found.family, found.prediction, found.geometry, at_hand=True, few_steps=found.few_steps)
     if name not in NAMES and not _HUB_ID.fullmatch(name):
         names = ", ".join(NAMES)
         why = _("There is no such file or folder. Without one: --base {names}", names=names)
         raise ModelError("MD001", where=name, why=why)
     kind = families.family(name) if name in NAMES else families.guess(name)
     prediction = kind.facts.prediction
-    return KnownBase(name, kind, prediction, kind.geometry(prediction), at_hand=False, guessed=name not in NAMES)
+    return KnownBase(
+        name,
+        kind,
+        prediction,
+        kind.geometry(prediction),
+        at_hand=False,
+        guessed=name not in NAMES,
+        few_steps=few_steps.of_name(name.rpartition("/")[2]),
+    )

@@ -185,6 +185,13 @@ def _notes(
             "The base model is not on this machine; as you say it is a {family}. Times can only be rough.",
             family=family,
         )
+    if (few := base.few_steps) is not None:
+        yield _(
+            "This is a few-step base model ({kind}, as told by: {why}). Training on it undoes its distillation, and losses on held-out"
+            " images do not see that: better train on the model that it was distilled from, and use the result on this one.",
+            kind=few.kind,
+            why=few.why,
+        )
     if vram_gb is not None and machine.device == "cpu":
         yield _(
             "Memory is for a GPU of that size; times are for this machine, which has none, and a GPU is much quicker."

@@ -15,7 +15,7 @@ from torch import nn
 
 from tsuika import families
 from tsuika.api.display import gallery
-from tsuika.api.models import EMBEDDED, defaults_of, load, public
+from tsuika.api.models import EMBEDDED, defaults_of, load, public, remarks
 from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
 from tsuika.config import prompt_lines
@@ -190,6 +190,8 @@ class Renderer:
                 overrides=drawing.overrides,
             )
             self._vaes, self._base = {drawing.vae: self._model.vae}, asked
+            for told in remarks(self._model):
+                self._note(told)
         if drawing.vae not in self._vaes:
             self._vaes[drawing.vae] = families.load_vae(self.model, drawing.vae, embedded_path=EMBEDDED)
         self.model.vae = self._vaes[drawing.vae]

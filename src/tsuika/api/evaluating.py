@@ -24,6 +24,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _, languages
 from tsuika.data import scan
 from tsuika.data.manifest import Manifest
+from tsuika.data.subjects import subjects_of
 from tsuika.evaluation import encoders, memorization, prompts, report, report_evaluation, verdict
 from tsuika.evaluation.encoders import Encoder
 from tsuika.evaluation.evaluation import WORST, Evaluation, said
@@ -98,7 +99,8 @@ def evaluate(
         seeds: images a prompt.
         strengths: that every kept step is drawn at.
         steps: which kept steps; by default the results, and saved states up to three of them in all.
-        images: where the training images are now, if not where the recipe says; of a file, images of what it should draw.
+        images: where the training images are now, if not where the recipe says (of several sets the first's); of a file,
+            images of what it should draw.
         base: of a file: the base that it is for.
         trigger: of a file: its trigger word, if the file does not name it.
         out: of a file: the folder to write into; by default NAME-evaluation beside it.
@@ -126,16 +128,20 @@ def evaluate(
     with SnapshotRenderer(recipe, cells, drawn_at, device=device, precision=precision) as renderer:
         measuring, notes = _encoder(encoder, recipe, renderer)
         yield Phase("pictures")
-        data = recipe.data.model_copy(update={"images": str(images), "sets": ()}) if images else recipe.data
+        data = recipe.data
+        if images:  # of several subjects the first: nothing says which image of the folder is of which
+            data = data.first.model_copy(update={"images": str(images)})
+        subjects = subjects_of(data)
         manifest = scan.scan_sets(data, size_px=renderer.model.native_size_px)[0]
         notes += _changes(folder, manifest) if work.is_run else []
         yield from notes
+        place_of = {name: place for place, one in enumerate(subjects) for name in one.sets}
+        homes = [place_of[sample.set] for sample in manifest.samples]
+        captions: list[list[str]] = [[] for _ in subjects]
+        for sample, home in zip(manifest.samples, homes, strict=True):
+            captions[home].append(sample.caption)
         asked = prompts.asked(
-            recipe.data.first,
-            recipe.preview,
-            [sample.caption for sample in manifest.samples],
-            embedded=recipe.base.model == encoders.EMBEDDED,
-            own=own_prompts,
+            subjects, recipe.preview, captions, embedded=recipe.base.model == encoders.EMBEDDED, own=own_prompts
         )
         texts = [one.text for one in asked]
         renderer.captions = frozenset(one.text for one in asked if one.group == "captions")
@@ -152,7 +158,7 @@ def evaluate(
             if ruler is None:
                 trained = [(sample.name, sample.path) for sample in manifest.samples]
                 groups = memorization.groups_of(folder, manifest)
-                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, recipe.data.first, groups)
+                ruler = Ruler(measuring, asked, drawn, renderer.seeds, trained, subjects, homes, groups)
             tables, pairs = ruler.measure(drawn)
             point = (one.name, work.place(one), one.step) if one else ("", "", 0)
             points.append(Point(*point, strength, tables, bool(one and one.main)))
@@ -167,7 +173,7 @@ def evaluate(
     found = verdict.judge(untrained.tables, rest, ruler.scale, doubted=work.is_run and _doubted(folder))
     evaluation = Evaluation(
         work.title,
-        recipe.data.first.trigger,
+        ", ".join(one.trigger for one in subjects if one.trigger),
         measuring.name if measuring else "",
         asked,
         renderer.seeds,
@@ -177,6 +183,7 @@ def evaluate(
         found,
         worst[1 + found.main],
         tuple({"code": one.code, **{lang: one.words(lang) for lang in languages()}} for one in notes),
+        tuple(one.name for one in subjects) if len(subjects) > 1 else (),
     )
     sheets, warnings = _sheets(folder, evaluation, shown)
     numbers = folder.root / "evaluation.json"

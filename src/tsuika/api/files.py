@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tsuika import config, families, formats
+from tsuika.api import status
 from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kinds
 from tsuika.core.errors import FormatError
@@ -19,7 +20,7 @@ from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import TORCH_NAMES
 from tsuika.core.texts import _
-from tsuika.core.types import Artifact
+from tsuika.core.types import Artifact, FewSteps
 from tsuika.core.weights import WEIGHT_SUFFIXES, Weights, is_pickle, open_weights, read_json
 from tsuika.data.folder import IMAGES
 from tsuika.evaluation import run_record
@@ -110,10 +111,15 @@ class BaseModelInfo(WeightsInfo):
         prediction: `epsilon` or `v_prediction`.
         why_prediction: by what it was told.
         zero_terminal_snr: whether the noise schedule ends in pure noise.
+        inpaints: whether it also takes a mask and a masked image.
         layout: `single-file` or `diffusers`.
         vae: whether a VAE is in it.
         text_encoders: components that are in it.
         missing: what is not in it and must be given with it; None for nothing.
+        few_steps: `turbo`, `lightning`, `hyper`, `lcm`, `tcd` or `dmd2` where something says that it was distilled to draw in
+            a few steps; None where nothing does, and so are the next two.
+        why_few_steps: by what it was told.
+        drawn_with: steps, CFG and sampler.
     """
 
     family: str
@@ -121,10 +127,14 @@ class BaseModelInfo(WeightsInfo):
     prediction: str
     why_prediction: str
     zero_terminal_snr: bool
+    inpaints: bool
     layout: str
     vae: bool
     text_encoders: tuple[str, ...]
     missing: tuple[str, ...] | None = None
+    few_steps: str | None = None
+    why_few_steps: str | None = None
+    drawn_with: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,7 @@ class RunInfo(FileInfo):
     Attributes:
         method: its name.
         base: as in the recipe.
-        trigger: the trigger word.
+        trigger: the trigger word, of several sets all of them.
         finished: whether its report is written.
         stopped_by: `steps`, `guard`, `user` or `diverged`; empty if it is not finished.
         steps_done: 0 if it is not finished.
@@ -313,14 +323,23 @@ def _base(file: Path) -> BaseModelInfo:
         prediction=found.prediction,
         why_prediction=found.why_prediction,
         zero_terminal_snr=found.zero_terminal_snr,
+        inpaints=found.inpaints,
         layout=found.kind,
         vae=vae,
         text_encoders=tuple(tower.component for tower in found.towers),
         missing=None if vae else ("vae",),
+        **_few_steps(found.few_steps),
         **_counted([unet]),
         **_hashes(file),
         **_metadata(metadata),
     )
+
+
+def _few_steps(few: FewSteps | None) -> dict[str, Any]:
+    if few is None:
+        return {}
+    drawn_with = f"{few.steps} steps, CFG {few.cfg:g}, {few.sampler}"
+    return {"few_steps": few.kind, "why_few_steps": few.why, "drawn_with": drawn_with}
 
 
 def _image(file: Path) -> ImageInfo:
@@ -344,7 +363,7 @@ def _run(run: RunDir) -> RunInfo:
         kind="run",
         method=recipe["method"]["name"],
         base=recipe["base"]["model"],
-        trigger=recipe["data"]["trigger"],
+        trigger=", ".join(status.triggers(recipe["data"])),
         finished=bool(report),
         stopped_by=report.get("stopped_by", ""),
         steps_done=report.get("steps_done", 0),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from tsuika import families
+from tsuika.core.events import Warned, note
 from tsuika.core.files import at_home
 from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.generation import pipeline
@@ -51,6 +53,15 @@ def load(
         overrides=overrides,
         hashes=cache_folder() / "hashes",
     )
+
+
+def remarks(model: Model) -> Iterator[Warned]:
+    """What somebody who draws with a base should know."""
+    if model.inpaints:
+        yield note("GN009")
+    if (few := model.few_steps) is not None:
+        told = {"kind": few.kind, "why": few.why, "steps": few.steps, "cfg": f"{few.cfg:g}", "sampler": few.sampler}
+        yield note("GN008", **told)
 
 
 def defaults_of(model: Model) -> pipeline.Defaults:

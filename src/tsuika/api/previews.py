@@ -17,12 +17,13 @@ from tsuika.core.events import Previewed
 from tsuika.core.texts import article
 from tsuika.core.types import Model
 from tsuika.data.manifest import Manifest
+from tsuika.data.subjects import subjects_of
+from tsuika.evaluation.prompts import few
 from tsuika.generation import pipeline, png_info
 from tsuika.training.prepared import Prepared
 from tsuika.training.regularization_images import ClassRequest
 
 MOST_AT_ONCE: Final = 8  # images
-CAPTIONS: Final = 4  # training captions that are drawn beside the previews, once each
 
 
 def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
@@ -116,18 +117,24 @@ def prompts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _texts(recipe: Recipe) -> tuple[str, ...]:
-    """The recipe's prompts; without any, the subject alone and in two places, and its class without the trigger."""
-    data, others = recipe.data.first, [*recipe.data.each().values()][1:]
-    subject, *more = (" ".join(word for word in (one.trigger, one.class_word) if word) for one in (data, *others))
-    if recipe.preview.prompts or not subject:
-        return tuple(prompt.replace("{trigger}", data.trigger) for prompt in recipe.preview.prompts)
-    control = (f"{article(data.class_word)} on the beach",) if data.class_word and data.trigger else ()
-    of_sets = [article(text) for text in dict.fromkeys(more) if text and text != subject]
-    return (*(f"{article(subject)}{place}" for place in ("", " on the beach", " in the snow")), *of_sets, *control)
+    """The recipe's prompts, with `{trigger}` for every trigger word; without any, the subject alone and in two places (each of
+    several alone and in one), and its class without the trigger."""
+    subjects = subjects_of(recipe.data)
+    if recipe.preview.prompts or not any(one.name for one in subjects):
+        words = [one.trigger for one in subjects if one.trigger] or [""]
+        made = (prompt.replace("{trigger}", word) for prompt in recipe.preview.prompts for word in words)
+        return tuple(dict.fromkeys(made))
+    places = ("", " on the beach", " in the snow")[: 3 if len(subjects) == 1 else 2]
+    shown = [f"{article(one.name)}{place}" for one in subjects if one.name for place in places]
+    classes = [f"{article(one.class_word)} on the beach" for one in subjects if one.class_word and one.trigger]
+    return tuple(dict.fromkeys([*shown, *classes]))
 
 
 def captions(recipe: Recipe, manifest: Manifest) -> list[str]:
-    """A few captions of the training images that no preview draws anyhow: where copying shows first."""
-    known = {"", *prompts(recipe)}
-    texts = [text for text in dict.fromkeys(sample.caption for sample in manifest.samples) if text not in known]
-    return texts[:: max(1, -(-len(texts) // CAPTIONS))]
+    """A few captions of every subject's training images that no preview draws anyhow: where copying shows first."""
+    known, subjects = {"", *prompts(recipe)}, subjects_of(recipe.data)
+    found: list[str] = []
+    for one in subjects:
+        texts = [sample.caption for sample in manifest.samples if sample.set in one.sets]
+        found += few([text for text in texts if text not in known], len(subjects))
+    return list(dict.fromkeys(found))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from PIL import Image
 
 from tsuika.api import states
-from tsuika.api.models import defaults_of, load
+from tsuika.api.models import defaults_of, load, remarks
 from tsuika.config import Recipe
 from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Warned
@@ -125,7 +125,7 @@ class SnapshotRenderer:
             precision=precision,
             overrides=base.overrides,
         )
-        self.seeds, self.notes = tuple(seeds), list[Warned]()
+        self.seeds, self.notes = tuple(seeds), [*remarks(self.model)]
         self._recipe, self._cells, self._asked = recipe, cells, (device, precision)
         self._below = [Requested(*split_strength(text)) for text in base.artifacts]
         self._on: Snapshot | None = None

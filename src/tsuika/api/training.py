@@ -26,7 +26,7 @@ from tsuika.core.errors import InterruptedRunError, RecipeError, StopRequested, 
 from tsuika.core.events import Event, Finished, Phase, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
-from tsuika.data.caption import has_word
+from tsuika.data.subjects import named_in, subjects_of
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, png_info
@@ -332,24 +332,29 @@ def _report(
 ) -> None:
     prepared = result.prepared
     recipe, manifest, folder = prepared.recipe, prepared.manifest, prepared.folder
-    prompts, trigger = previews.prompts(recipe), recipe.data.first.trigger
+    prompts, subjects = previews.prompts(recipe), subjects_of(recipe.data)
     controls = frozenset(prompt.text for prompt in mascot.TEST_PROMPTS if not prompt.mascot)
-    # Previews without the trigger word: what should stay as it was.
-    controls |= {text for text in prompts if trigger and not has_word(text, trigger)}
+    # Previews without a trigger word: what should stay as it was.
+    controls |= {text for text in prompts if recipe.data.triggers and not named_in(text, subjects)}
     drawn, captions = (
         run_record.before_after(notes.previews, folder.root, controls),
         previews.captions(recipe, manifest),
     )
     rows = tuple(row for row in drawn if row.prompt not in captions)
-    images = tuple(report.TrainingImage(s.name, s.caption, s.path) for s in manifest.samples)
+    images = tuple(report.TrainingImage(s.name, s.caption, s.path, s.set) for s in manifest.samples)
     encode = yardstick.directions if recipe.base.model == "embedded" else None
     evidence = report.ReportParts(
         base=recipe.base.model,
         device=str(prepared.model.device),
         images=images,
+        sets=tuple(
+            report.ImageSet(name, own.trigger, own.class_word, len(manifest.of(name)))
+            for name, own in recipe.data.each().items()
+            if name
+        ),
         left_out=tuple(report.LeftOutRow(item.name, item.words) for item in manifest.quarantined),
         before_after=rows,
-        scores=scorer(recipe, [sample.path for sample in manifest.samples], rows) if rows else (),
+        scores=scorer(recipe, images, rows) if rows else (),
         example_prompt=prompts[0] if prompts else manifest.samples[0].caption,
         command=again,
         lookalikes=memorization.find(

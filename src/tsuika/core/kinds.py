@@ -14,6 +14,7 @@ from tsuika.core.texts import Text, _, few
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+INPAINTING: Final = 9  # input channels of UNets that take a mask and a masked image, too
 UNET_PREFIX: Final = "model.diffusion_model."  # of the UNet in a checkpoint (LDM's layout)
 EMA_PREFIX: Final = "model_ema."  # of its average, whose names have no dots behind it
 
@@ -139,7 +140,7 @@ def of_tensors(shapes: Shapes) -> Kind:
             return kind
     if is_checkpoint:
         channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1:2]
-        if channels and channels[0] != 4:
+        if channels and channels[0] not in (4, INPAINTING):
             return of_channels(channels[0], 4)
         if any(name.startswith(f"{UNET_PREFIX}joint_blocks.") for name in shapes):
             has_clip = all(any(name.startswith(f"text_encoders.clip_{x}.") for name in shapes) for x in "lg")
@@ -157,7 +158,7 @@ def of_tensors(shapes: Shapes) -> Kind:
 def of_channels(channels: object, expected: int) -> Kind:
     """A model whose network takes another number of channels than a latent has."""
     title = _(
-        "a model with {channels} input channels (inpainting, depth or editing), where {expected} are expected",
+        "a model with {channels} input channels (depth or editing), where {expected} are expected",
         channels=channels,
         expected=expected,
     )

@@ -375,6 +375,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{why}",
             "The training and its files are not affected. Check the address: train.notify",
         ),
+        "TR034": (
+            "Training on a few-step base model ({kind}, as told by: {why}) undoes its distillation",
+            "The longer it is trained, the more steps and CFG its images need; losses on held-out images, and so the guard, do not see that.",
+            "Train on the model that it was distilled from, and use the result on this one. Else train briefly, and look at the previews.",
+        ),
+        "TR035": (
+            "This is an inpainting base model: it is trained with random masks, a quarter of them over the whole image",
+            "Previews and evaluate draw from the prompt alone, under a mask over the whole image.",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (
@@ -588,6 +597,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{unread} of {total} tensors in {artifact} are of a kind that tsuika cannot read; they have no effect",
             "First of them: {first}",
             "The rest is used. The base model is not the cause; the program that made the file shows all of it.",
+        ),
+        "GN008": (
+            "This is taken for a few-step base model ({kind}), as told by: {why}",
+            "So it is drawn with {steps} steps, CFG {cfg} and the sampler {sampler} where you say nothing else.",
+            "If it is none: --steps 25 --cfg 7 (in training --set preview.steps=25 --set preview.cfg=7).",
+        ),
+        "GN009": (
+            "This is an inpainting base model; it is drawn from the prompt alone, under a mask over the whole image",
+            "For inpainting use another program: A1111, Forge, ComfyUI and diffusers take this base model and what was trained on it.",
         ),
         "GN006": (
             "{artifact} is not used",

@@ -64,7 +64,7 @@ SET_KEYS: Final = (
     *("images", "trigger", "class_word", "template", "reg_images", "masks", "alpha_mask", "mask_outside"),
     *("size_px", "min_size_px", "repeats", "weight", "flip", "crop", "rotate_deg", "colour"),
     *("caption_prefix", "caption_suffix", "caption_lines", "caption_wildcards", "caption_dropout"),
-    *("shuffle_tags", "keep_tokens", "keep_separator", "tag_dropout"),
+    *("shuffle_tags", "keep_tokens", "keep_separator", "secondary_separator", "tag_dropout"),
 )
 
 
@@ -131,6 +131,11 @@ class Data(Section):
         "What stands in a caption between the tags that are kept and the others (kohya's keep_tokens_separator), and once more "
         "before tags that are kept at the end; in captions without it `keep_tokens` counts",
     )
+    secondary_separator: str = expert(
+        "",
+        "What stands in a caption between tags that are shuffled and left out together (kohya's setting of this name, such as "
+        "`;;;`); the model reads a comma there",
+    )
     tag_dropout: float = expert(
         0.0,
         "Tag dropout: share of comma-separated tags left out at each step; never one with the trigger word",
@@ -159,6 +164,13 @@ class Data(Section):
     def _masks_are_named(cls, value: float, info: ValidationInfo) -> float:
         if value and not (info.data.get("masks") or info.data.get("alpha_mask")):
             raise ValueError(_("It means nothing without masks: set data.masks or data.alpha_mask."))
+        return value
+
+    @field_validator("secondary_separator")
+    @classmethod
+    def _parts_less_than_a_comma(cls, value: str, info: ValidationInfo) -> str:
+        if value and (not value.strip() or "," in value or value == info.data.get("keep_separator")):
+            raise ValueError(_("It must differ from a comma, from a space and from data.keep_separator."))
         return value
 
     @field_validator("sets", mode="before")
@@ -281,6 +293,13 @@ class Train(Section):
     )
     huber_c: float = expert(0.1, "Threshold of `huber` and `smooth-l1` at the most noise", gt=0, le=1)
     noise_offset: float = expert(0.0, "Noise offset: a constant per channel that is added to the noise", ge=0, le=1)
+    ip_noise_gamma: float = expert(
+        0.0,
+        "Input perturbation: noise on the noise that is put on images, of which the model is not to know (Ning et al. 2023; "
+        "`ip_noise_gamma` of kohya, there about 0.1); 0 = none",
+        ge=0,
+        le=1,
+    )
     multires_noise: int = expert(
         0,
         "Pyramid noise: so many levels of noise at lower resolutions are added (multires_noise_iterations); 0 = off",

@@ -38,6 +38,17 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class FewSteps:
+    """How a base is drawn that was distilled to need a few steps and no guidance."""
+
+    kind: str  # turbo, lightning, hyper, lcm, tcd, dmd2
+    steps: int
+    cfg: float
+    sampler: str
+    why: str  # what says so: "scheduler_config.json", "its name", ...
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Encoded prompts. `pooled_BP` is SDXL's and SD3's, `time_ids_B6` SDXL's; None elsewhere. `mask_BS` is 1 for tokens
     and 0 for what only fills a row up; None: there is nothing such."""
@@ -113,6 +124,7 @@ class Model(Protocol):
     sha256: str | None  # of the single file it came from
     words: dict[str, Mapping[str, Tensor]]  # new word -> component -> its vectors (n, D); see `encode_text`
     word_weights: dict[str, float]  # new word -> its weight in prompts where images are drawn; 1 where not named
+    few_steps: FewSteps | None  # as far as its files say so
     # Of a single file, by full name there: what no part needs but clients look for (SD2).
     extra_tensors: dict[str, Tensor]
 
@@ -131,6 +143,10 @@ class Model(Protocol):
     @property
     def fixed(self) -> frozenset[str]:
         """Weights by `<component>.<canonical path>` that no single file holds, so that training must leave them."""
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether its UNet also takes a mask and the latents of a masked image (see `families.inpainting`)."""
 
     @property
     def file_facts(self) -> Mapping[str, str]:
@@ -181,7 +197,8 @@ class Model(Protocol):
         """Scaled latents to pixels in -1..1 (B, 3, 8H, 8W), clamped."""
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's raw output (as `prediction` says) at the times of its objective."""
+        """The UNet's raw output (as `prediction` says) at the times of its objective. Where it inpaints, noisy latents alone are
+        taken as under a mask over everything."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +217,7 @@ AS_STORED: Final = Overrides()
 class Batch:
     """What one optimizer step sees, before noise. Every latent of a batch has one size."""
 
-    latents_BCHW: Tensor
+    latents_BCHW: Tensor  # behind them, for a base that inpaints, what it is given: mask and masked image
     captions: tuple[str, ...]
     names: tuple[str, ...]  # the images' names, for people
     weight_B: Tensor  # loss weight of each image: repeats, prior preservation

@@ -27,7 +27,7 @@ from tsuika.data.folder import CACHE_MARK
 from tsuika.data.image import UnusableError, read_image
 from tsuika.data.manifest import Sample
 
-# Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (1, C, h, w).
+# Pixels (1, 3, H, W) in -1..1 on the CPU -> scaled latents (K, C, h, w): 1, or more where they come with something random.
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
 # Raise it when decoding, cropping or colours change what an image becomes: old entries are then no longer found.
@@ -39,7 +39,7 @@ _SIGNATURE: Final = "Signature: 8a477f597d28d172789f06886806bc55"  # bford.info/
 
 @dataclass(frozen=True)
 class Encoded:
-    """All variants of one image."""
+    """All variants of one image; of each there may be several that differ in something random."""
 
     latents_VCHW: torch.Tensor  # on the CPU, in the dtype that `encode` gives
     mask_V1HW: torch.Tensor | None = None  # what the mask shows of each latent, float32 in 0..1
@@ -86,7 +86,7 @@ def encoded(sample: Sample, transforms: Sequence[Transform], size: tuple[int, in
         return Encoded(latents)
     latent_size = latents.shape[-1], latents.shape[-2]
     shown = [render_mask(mask, transform, size, latent_size) for transform in transforms]
-    return Encoded(latents, torch.stack(shown))
+    return Encoded(latents, torch.stack(shown).repeat_interleave(len(latents) // len(shown), dim=0))
 
 
 def write(path: Path, entry: Encoded, *, key: str, scale: float, vae: str) -> None:
@@ -129,7 +129,7 @@ def read(path: Path, *, key: str, scale: float, count: int) -> tuple[Encoded | N
         return None, _("It belongs to another image or setting.")
     if header.get("scale") != repr(scale):
         return None, _("Its latent scale is {found}, expected was {scale}.", found=header.get("scale"), scale=scale)
-    if latents.ndim != 4 or len(latents) != count or header.get("sha256") != _checksum(entry):
+    if latents.ndim != 4 or not len(latents) or len(latents) % count or header.get("sha256") != _checksum(entry):
         return None, _("Its checksum does not match.")
     return entry, ""
 

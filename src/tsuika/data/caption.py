@@ -116,14 +116,15 @@ def expanded(caption: str) -> tuple[str, ...]:
 
 
 def plain(caption: str, config: Data) -> str:
-    """The caption without marks of what is kept in it."""
-    if not config.keep_separator or config.keep_separator not in caption:
-        return caption
-    return ", ".join(tag for part in caption.split(config.keep_separator) for tag in _tags(part))
+    """The caption without marks of what is kept, and what belongs together, in it."""
+    if config.keep_separator and config.keep_separator in caption:
+        caption = ", ".join(tag for part in caption.split(config.keep_separator) for tag in _tags(part))
+    return _parted(caption, config)
 
 
 def change_tags(caption: str, config: Data, generator: torch.Generator) -> str:
-    """Comma-separated tags in random order, with some left out, as far as the settings say so; those that are kept in place.
+    """Comma-separated tags in random order, with some left out, as far as the settings say so; those that are kept in place, those
+    with the `secondary_separator` between them as one.
 
     Kept are the first `keep_tokens`, or with a `keep_separator` what stands before the first and behind the second one.
     """
@@ -141,7 +142,14 @@ def change_tags(caption: str, config: Data, generator: torch.Generator) -> str:
         taught = [bool(trigger) and has_word(tag, trigger) for tag in middle]
         rows = zip(middle, shares, taught, strict=True)
         middle = [tag for tag, share, stays in rows if stays or share >= config.tag_dropout]
-    return ", ".join([*front, *middle, *end])
+    return _parted(", ".join([*front, *middle, *end]), config)
+
+
+def _parted(caption: str, config: Data) -> str:
+    """The caption with commas between the tags that belonged together."""
+    if not config.secondary_separator or config.secondary_separator not in caption:
+        return caption
+    return ", ".join(filter(None, (part.strip() for part in caption.split(config.secondary_separator))))
 
 
 def _tags(text: str) -> list[str]:
@@ -177,5 +185,5 @@ def vary(sample: Sample, config: Data, generator: torch.Generator) -> str:
         return ""
     choices = wordings(sample, config)
     varied = choices[int(torch.randint(len(choices), (), generator=generator)) if len(choices) > 1 else 0]
-    changes = config.shuffle_tags or config.tag_dropout or config.keep_separator
+    changes = config.shuffle_tags or config.tag_dropout or config.keep_separator or config.secondary_separator
     return change_tags(varied, config, generator) if changes else varied

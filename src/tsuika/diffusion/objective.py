@@ -1,6 +1,7 @@
 """What a base has learnt to predict, as one object: how noise is mixed in, the target, the way back, and the weights.
-Shapes: B images, C latent channels, H x W latents. Times `t_B` are what `Model.denoise` takes: whole timesteps of a
-noise schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings."""
+Shapes: B images, C latent channels, H x W latents. Latents with more channels than their noise have behind them what an
+inpainting model is given: it stays as it is. Times `t_B` are what `Model.denoise` takes: whole timesteps of a noise
+schedule, or 1000 times the share of noise for flow. Pure tensor functions: no model, no settings."""
 
 from __future__ import annotations
 
@@ -143,11 +144,12 @@ class Denoising:
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The noisy latents that the model is given."""
-        return add_noise(latents_BCHW, noise_BCHW, self._alphas(t_B))
+        own_BCHW, given_BCHW = _parted(latents_BCHW, noise_BCHW)
+        return _joined(add_noise(own_BCHW, noise_BCHW, self._alphas(t_B)), given_BCHW)
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """What its output should be."""
-        return target(self.prediction, latents_BCHW, noise_BCHW, self._alphas(t_B))
+        return target(self.prediction, _parted(latents_BCHW, noise_BCHW)[0], noise_BCHW, self._alphas(t_B))
 
     def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """The clean latents and the noise that an output means: `add_noise` and `target` turned around."""
@@ -193,12 +195,12 @@ class Flow:
         return SCALE
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        s = _share(t_B)
-        return (1 - s) * latents_BCHW + s * noise_BCHW
+        s, (own_BCHW, given_BCHW) = _share(t_B), _parted(latents_BCHW, noise_BCHW)
+        return _joined((1 - s) * own_BCHW + s * noise_BCHW, given_BCHW)
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
         del t_B
-        return noise_BCHW - latents_BCHW
+        return noise_BCHW - _parted(latents_BCHW, noise_BCHW)[0]
 
     def split(self, noisy_BCHW: Tensor, output_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         return self.clean_direction(noisy_BCHW, output_BCHW, t_B), noisy_BCHW + (1 - _share(t_B)) * output_BCHW
@@ -211,6 +213,16 @@ class Flow:
 
 
 Objective = Denoising | Flow
+
+
+def _parted(latents_BCHW: Tensor, like_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents, as many channels as `like_BCHW` has, and what is given behind them; mostly nothing."""
+    own = like_BCHW.shape[1]
+    return latents_BCHW[:, :own], latents_BCHW[:, own:]
+
+
+def _joined(noisy_BCHW: Tensor, given_BCHW: Tensor) -> Tensor:
+    return torch.cat([noisy_BCHW, given_BCHW.to(noisy_BCHW)], dim=1) if given_BCHW.shape[1] else noisy_BCHW
 
 
 def _share(t_B: Tensor) -> Tensor:

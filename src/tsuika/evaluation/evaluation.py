@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from tsuika.evaluation.verdict import EvaluationVerdict, Grade, Point, differenc
 from tsuika.pages import in_languages, sentences, span_of
 
 MEASURES: Final = ("fidelity", "adherence", "others", "drift", "diversity")
+OF_SUBJECTS: Final = ("fidelity", "adherence", "diversity")  # those of prompts that are about a subject
 WORST: Final = 4  # how many of the drawings nearest to a training image are kept
 
 
@@ -41,6 +42,13 @@ class Evaluation:
     verdict: EvaluationVerdict
     worst: tuple[NearestImage, ...]
     notes: tuple[dict[str, str], ...] = ()
+    subjects: tuple[str, ...] = ()  # trigger and class word of each, where there are several
+
+    def of_subject(self, table: Table | None, place: int) -> Table | None:
+        """The rows of a table of subject prompts that are about one of the subjects."""
+        about = [one.about for one in self.asked if one.group == "subject"]
+        rows = [row for row, places in enumerate(about) if place in places]
+        return table[rows] if table is not None and rows else None
 
     def to_dict(self) -> dict[str, Any]:
         verdict = self.verdict
@@ -72,11 +80,30 @@ class Evaluation:
                 }
                 for row, (point, judgement) in enumerate(zip(self.points, verdict.judgements, strict=True))
             ],
+            "subjects": [self._subject(place) for place in range(len(self.subjects))],
             "matched": verdict.matched and verdict.matched.to_dict(),
             "verdict": {"grade": verdict.grade, "sentence": in_languages(said(self))},
             "lookalikes": [pair.to_dict() for pair in self.worst],
             "notes": list(self.notes),
         }
+
+    def _subject(self, place: int) -> dict[str, Any]:
+        """What was measured on the prompts of one of several subjects."""
+
+        def own(tables: Tables, name: str) -> Table | None:
+            return self.of_subject(getattr(tables, name), place)
+
+        def rows(tables: Tables, base: Tables | None = None) -> dict[str, Any]:
+            return {
+                name: _measure(own(tables, name), own(base, name) if base else None, base is not None)
+                for name in OF_SUBJECTS
+            }
+
+        points = [
+            {"state": point.state, "step": point.step, "strength": point.strength, **rows(point.tables, self.base)}
+            for point in self.points
+        ]
+        return {"name": self.subjects[place], "base": rows(self.base), "points": points}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
@@ -86,13 +113,17 @@ def _measures(tables: Tables, base: Tables | None = None) -> dict[str, Any]:
     """Each measure's mean with its interval, beside its difference from the base's; None for what was not measured."""
     found: dict[str, Any] = {}
     for name in MEASURES:
-        table: Table | None = getattr(tables, name)
-        value = None if table is None else of_table(table)
-        found[name] = None if value is None else value.to_dict()
-        if value is not None and base is not None and name != "drift":
-            change = difference(table, getattr(base, name))
-            found[name]["difference"] = None if change is None else change.to_dict()
+        is_compared = base is not None and name != "drift"
+        found[name] = _measure(getattr(tables, name), getattr(base, name, None), is_compared)
     return found | {"copies": int(tables.copies.sum()), "drawings": tables.copies.size}
+
+
+def _measure(table: Table | None, base: Table | None, is_compared: bool) -> dict[str, Any] | None:
+    value = None if table is None else of_table(table)
+    if value is None:
+        return None
+    change = difference(table, base)
+    return value.to_dict() | ({"difference": change and change.to_dict()} if is_compared else {})
 
 
 def said(evaluation: Evaluation) -> Text:
@@ -100,6 +131,7 @@ def said(evaluation: Evaluation) -> Text:
     verdict = evaluation.verdict
     main, row = evaluation.points[verdict.main], verdict.judgements[verdict.main]
     first, *more = _gained(evaluation)
+    more += _by_subject(evaluation)
     if row.grade != "copies":
         more.append(
             _(
@@ -187,6 +219,26 @@ def _gained(evaluation: Evaluation) -> list[Text]:
     if row.grade in ("unclear", "nothing") and row.lost:
         said.append(_("It costs all the same: {costs}.", costs=costs))
     return said
+
+
+def _by_subject(evaluation: Evaluation) -> Iterator[Text]:
+    """Of several subjects the likeness of each, and which have not gained any."""
+    base, tables = evaluation.base, evaluation.points[evaluation.verdict.main].tables
+    each: list[Text] = []
+    without: list[str] = []
+    for place, name in enumerate(evaluation.subjects):
+        before, after = (evaluation.of_subject(one.fidelity, place) for one in (base, tables))
+        change = difference(after, before)
+        if before is None or after is None or change is None:
+            continue
+        shown = {"before": f"{before.mean():.2f}", "after": f"{after.mean():.2f}", "interval": _interval(change)}
+        each.append(_("`{name}` {before} → {after} ({interval})", name=name or "–", **shown))
+        if change.sign <= 0:
+            without.append(f"`{name or '–'}`")
+    if each:
+        yield _("Likeness of each to its own images: {each}.", each=listed(each))
+    if without:
+        yield _("No nearer to its images than the base's drawings: {names}.", names=listed(without))
 
 
 def _best(evaluation: Evaluation) -> Text:

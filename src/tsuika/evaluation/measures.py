@@ -1,6 +1,6 @@
 """What an evaluation measures: images in, tables of prompts x seeds out. Knows no model and no file but training images.
 
-- fidelity: cosine of a drawing to the mean direction of the training images, by an encoder
+- fidelity: cosine of a drawing to the mean direction of the training images of what its prompt is about, by an encoder
 - adherence: how well a drawing fits its own prompt, by an encoder that reads
 - others: the same of prompts that have nothing to do with the training
 - drift: how far these have moved from the base's drawings at the same seeds, (1 - cosine) / 2
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsuika.core.bootstrap import Table
-from tsuika.core.sections import Data
+from tsuika.data.subjects import Subject
 from tsuika.evaluation.encoders import Encoder, Vectors
 from tsuika.evaluation.memorization import as_trained, similarity, thumbnail
 from tsuika.evaluation.near_copies import ImageSource, NearestImage
 from tsuika.evaluation.prompts import Asked, without_subject
 from tsuika.guard.memorization import resemblances
 
-REFERENCES: Final = 200  # training images that an encoder sees, at most: a mean direction needs no more
+REFERENCES: Final = 200  # training images of a subject that an encoder sees, at most: a mean direction needs no more
 
 Drawn = Mapping[str, Sequence[Image.Image]]  # prompt -> an image a seed
 
@@ -64,39 +64,45 @@ class Ruler:
         base: Drawn,
         seeds: Sequence[int],
         images: Sequence[tuple[str, ImageSource]],
-        data: Data,
+        subjects: Sequence[Subject],
+        homes: Sequence[int] | None = None,
         groups: Sequence[int] | None = None,
     ) -> None:
-        """`images` are the training images by name, `groups` their numbers, near-duplicates alike.
+        """`images` are the training images by name, `homes` the place of each one's subject (None: there is one), `groups` their
+        numbers, near-duplicates alike.
 
         Raises UnusableError: a training image can no longer be read."""
         self._encoder, self._asked, self._seeds, self._base = encoder, asked, seeds, base
         self._texts = {
             group: [one.text for one in asked if one.group == group] for group in ("subject", "unrelated", "captions")
         }
-        self._read = [without_subject(text, data) for text in self._texts["subject"]]
+        self._about = [one.about for one in asked if one.group == "subject"]
+        about = zip(self._texts["subject"], self._about, strict=True)
+        self._read = [without_subject(text, [subjects[place] for place in places]) for text, places in about]
         size_px = next(iter(base.values()))[0].size
         self._images, self._thumbnails, self._groups = list(images), [], groups
-        shown = set(np.linspace(0, len(images) - 1, min(REFERENCES, len(images))).round().astype(int).tolist())
-        references = []
+        homes = [0] * len(images) if homes is None else homes
+        of_each = [[row for row, home in enumerate(homes) if home == place] for place in range(len(subjects))]
+        shown = {rows[place] for rows in of_each for place in _spread(len(rows))}
+        references: list[list[Image.Image]] = [[] for _ in subjects]
         for number, (_, source) in enumerate(images):  # one at a time: there may be thousands
             image = as_trained(source, size_px)
             self._thumbnails.append(thumbnail(image))
             if encoder is not None and number in shown:
-                references.append(image)
-        self._references = encoder.subjects(references) if encoder else None
+                references[homes[number]].append(image)
+        self._references = [encoder.subjects(rows) if rows else None for rows in references] if encoder else []
         self._scenes = self._of_scenes(base)
         _, chance = self._fit(base, self._texts["subject"], self._read)
-        self.scale = Scale(_real(self._references), chance, _between_prompts(self._scenes, len(seeds)))
+        real = [score for one in self._references if (score := _real(one)) is not None]
+        self.scale = Scale(float(np.mean(real)) if real else None, chance, _between_prompts(self._scenes, len(seeds)))
 
     def measure(self, drawn: Drawn) -> tuple[Tables, list[NearestImage]]:
         """The measures of drawings, and those that are nearest to a training image, the nearest first."""
         about, others = self._texts["subject"], self._texts["unrelated"]
         fidelity = adherence = controls = drift = None
         if self._encoder is not None:
-            assert self._references is not None
             vectors = self._encoder.subjects(_flat(drawn, about))
-            fidelity = self._table(vectors @ _centre(self._references))
+            fidelity = self._table(np.concatenate([*map(self._likeness, self._by_prompt(vectors), self._about)]))
             adherence, _ = self._fit(drawn, about, self._read)
             controls, _ = self._fit(drawn, others, others)
             scenes = self._of_scenes(drawn)
@@ -105,6 +111,15 @@ class Ruler:
         copies, pairs = self._copies(drawn)
         diversity = np.array([[_differences(drawn[text])] for text in about]) if len(self._seeds) > 1 else None
         return Tables(fidelity, adherence, controls, drift, diversity, copies), pairs
+
+    def _likeness(self, vectors: Vectors, about: Sequence[int]) -> NDArray[np.float64]:
+        """Of a prompt's drawings to the images of what it is about; of several things the mean."""
+        known = [one for place in about if (one := self._references[place]) is not None]
+        found: NDArray[np.float64] = np.mean([vectors @ _centre(one) for one in known], axis=0)
+        return found
+
+    def _by_prompt(self, vectors: Vectors) -> list[Vectors]:
+        return [vectors[row : row + len(self._seeds)] for row in range(0, len(vectors), len(self._seeds))]
 
     def _table(self, values: NDArray[np.float64]) -> Table:
         return values.reshape(-1, len(self._seeds))
@@ -138,6 +153,12 @@ class Ruler:
         ]
         table = self._table(np.array([float(one.copies) for one in found]))
         return table, sorted(pairs, key=lambda pair: pair.rank)
+
+
+def _spread(count: int) -> list[int]:
+    """So many places, or REFERENCES of them from beginning to end."""
+    places: list[int] = np.linspace(0, count - 1, min(REFERENCES, count)).round().astype(int).tolist()
+    return places
 
 
 def _flat(drawn: Drawn, texts: Sequence[str]) -> list[Image.Image]:

@@ -66,6 +66,17 @@ class TrainingImage:
     name: str
     caption: str
     source: ImageSource
+    set: str = ""  # of several folders the one that it is in
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One of several folders of images, and what it teaches."""
+
+    name: str
+    trigger: str
+    class_word: str
+    images: int  # that are trained on
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,7 @@ class ReportParts:
     base: str
     device: str = ""
     images: tuple[TrainingImage, ...] = ()
+    sets: tuple[ImageSet, ...] = ()  # none where there is one folder
     left_out: tuple[LeftOutRow, ...] = ()
     before_after: tuple[BeforeAfter, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -170,6 +182,7 @@ class ReportData(ReportParts):
         losses: one a step, from step 1.
         best_step: of the run that made the files.
         range: steps of the safe, balanced and likeness files.
+        trigger: of several sets the first one's.
         guard: of `report_guard.to_dict`.
         look_losses: of the guard's trial run, where `losses` are of a second one.
         seconds: by phase, in order.
@@ -197,12 +210,18 @@ class ReportData(ReportParts):
     warnings: tuple[Notice, ...] = ()
     made_with: str = "tsuika"
 
+    @property
+    def triggers(self) -> str:
+        """Every trigger word, for people."""
+        return ", ".join(dict.fromkeys(one.trigger for one in self.sets if one.trigger)) or self.trigger
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`: plain values, no images, None for numbers that are not finite."""
         plain: dict[str, Any] = {
             **{name: getattr(self, name) for name in _PLAIN},
             "final_loss": smoothed(self.losses)[-1] if self.losses else None,
             "pictures": [{"name": image.name, "caption": image.caption} for image in self.images],
+            "sets": [vars(one) for one in self.sets],
             "left_out": [image.to_dict() for image in self.left_out],
             "before_after": [
                 {"prompt": row.prompt, "seeds": row.seeds, "control": row.control} for row in self.before_after

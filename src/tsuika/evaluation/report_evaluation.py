@@ -12,7 +12,7 @@ from tsuika import pages
 from tsuika.core.bootstrap import Table, of_table
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _
-from tsuika.evaluation.evaluation import MEASURES, Evaluation, said, signed
+from tsuika.evaluation.evaluation import MEASURES, OF_SUBJECTS, Evaluation, said, signed
 from tsuika.evaluation.near_copies import data_uri
 from tsuika.evaluation.verdict import difference, moved
 from tsuika.pages.chart import nice_ticks
@@ -91,6 +91,8 @@ def section(evaluation: Evaluation, shown: Sequence[First]) -> str:
         tones=[(tones[state], state, f"{step:,}") for state, step in states],
         columns=columns,
         rows=_rows(evaluation, columns),
+        subjects=_subjects(evaluation),
+        of_subjects=OF_SUBJECTS,
         prompts=len([one for one in evaluation.asked if one.group == "subject"]),
         seeds=len(evaluation.seeds),
         real=f"{real:.2f}" if real is not None else "",
@@ -131,6 +133,23 @@ def _rows(evaluation: Evaluation, columns: Sequence[str]) -> list[dict[str, Any]
             "copying": judgement is not None and judgement.copying,
         }
         rows.append(row)
+    return rows
+
+
+def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Of several subjects, the measures of each with the base and with the result."""
+    tables, rows = evaluation.points[evaluation.verdict.main].tables, []
+    for place, name in enumerate(evaluation.subjects):
+        cells: list[tuple[str, str, str]] = []
+        for measure in OF_SUBJECTS:
+            before, after = (evaluation.of_subject(getattr(one, measure), place) for one in (evaluation.base, tables))
+            change = difference(after, before)
+            if before is None or after is None or change is None:
+                cells.append(("–", "–", ""))
+                continue
+            ends = pages.span_of(signed(change.low), signed(change.high)) if change.is_bounded else ""
+            cells.append((f"{np.nanmean(before):.2f}", f"{np.nanmean(after):.2f}", ends))
+        rows.append({"name": name or "–", "cells": cells})
     return rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsuika.config import Recipe
+from tsuika.data.subjects import named_in, subjects_of
 from tsuika.embedded import mascot, yardstick
 from tsuika.evaluation import report
 from tsuika.evaluation.near_copies import ImageSource, opened
 
 # (recipe, training images, before and after) -> figures
-Scorer = Callable[[Recipe, Sequence[Path], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
+Scorer = Callable[[Recipe, Sequence[report.TrainingImage], Sequence[report.BeforeAfter]], tuple[report.Score, ...]]
 
 
 def pixels(source: ImageSource) -> NDArray[np.uint8]:
@@ -28,27 +28,41 @@ def _by_seed(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.mean(np.asarray(rows), axis=0))
 
 
-def likeness(recipe: Recipe, images: Sequence[Path], rows: Sequence[report.BeforeAfter]) -> tuple[report.Score, ...]:
+def likeness(
+    recipe: Recipe, images: Sequence[report.TrainingImage], rows: Sequence[report.BeforeAfter]
+) -> tuple[report.Score, ...]:
     """Likeness to the training images, where the embedded yardstick knows the base's world."""
     if recipe.base.model != "embedded":
         return ()
-    references = [pixels(path) for path in images]
-    rows = [row for row in rows if not row.control and recipe.data.first.trigger in row.prompt]
+    subjects = subjects_of(recipe.data)
+    of_each = [[pixels(image.source) for image in images if image.set in one.sets] for one in subjects]
+    about = {row.prompt: named_in(row.prompt, subjects) for row in rows if not row.control}
+    rows = [row for row in rows if about.get(row.prompt)]
     if not rows:
         return ()
-    sides = [
-        _by_seed([yardstick.likeness([pixels(p) for p in side], references).tolist() for side in column])
-        for column in ([row.before for row in rows], [row.after for row in rows])
-    ]
+
+    def near(row: report.BeforeAfter, side: Sequence[ImageSource]) -> list[float]:
+        """Of a prompt's drawings to the images of what it is about; of several things the mean."""
+        drawn = [pixels(one) for one in side]
+        found: list[float] = np.mean(
+            [yardstick.likeness(drawn, of_each[place]).tolist() for place in about[row.prompt]], axis=0
+        ).tolist()
+        return found
+
+    sides = _by_seed([near(row, row.before) for row in rows]), _by_seed([near(row, row.after) for row in rows])
     # Of each to the others: a mean that it is part of would be nearer to it than any drawing can be.
-    others = [[*references[:row], *references[row + 1 :]] for row in range(len(references))]
-    own = [float(yardstick.likeness([one], rest)[0]) for one, rest in zip(references, others, strict=True) if rest]
+    own = [
+        float(yardstick.likeness([one], rest)[0])
+        for references in of_each
+        for place, one in enumerate(references)
+        if (rest := [*references[:place], *references[place + 1 :]])
+    ]
     truth = float(np.mean(own)) if own else None
     return (report.Score("likeness", sides[0], sides[1], truth),)
 
 
 def mascot_scores(
-    recipe: Recipe, images: Sequence[Path], rows: Sequence[report.BeforeAfter]
+    recipe: Recipe, images: Sequence[report.TrainingImage], rows: Sequence[report.BeforeAfter]
 ) -> tuple[report.Score, ...]:
     """Likeness to the mascot, adherence of its images to the prompt, and the control prompts."""
     asked = {prompt.text: prompt for prompt in mascot.TEST_PROMPTS}

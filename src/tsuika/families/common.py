@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from tsuika.core.types import Conditioning, Facts, Prediction
 from tsuika.core.weights import UNET_PREFIX
 from tsuika.diffusion import ldm
+from tsuika.families.inpainting import channels_for
 from tsuika.families.model import Read, StableDiffusion, latent_factor, tokenizer_of
 from tsuika.families.network import UNET, Config, Network, refuse_absurd
 
@@ -106,6 +107,7 @@ class Names:
     model_index: Mapping[str, Any]  # of a diffusers folder: the pipeline's class and its options
     hub_pattern: str = ""  # what a model's name on the hub contains, in lower case; empty: nothing in particular
     has_ldm_lora: bool = False  # kohya's LoRA names of the UNet are the original (LDM) ones
+    inpainting_pipeline: str = ""  # diffusers' class for its inpainting models; empty: it has none
     v_markers: tuple[str, ...] = ()  # empty tensors that mark v-prediction, and with it zero terminal SNR
 
 
@@ -156,6 +158,12 @@ class Family:
         return self.geometry(self.prediction)
 
     @property
+    def input_channels(self) -> tuple[int, ...]:
+        """Those that its networks may have: of latents, and where it has inpainting models theirs."""
+        latents = self.facts.latent_channels
+        return (latents, channels_for(latents)) if self.names.inpainting_pipeline else (latents,)
+
+    @property
     def context_width(self) -> int:
         """Width of the text that attention reads."""
         return int(self._usual.unet.get("cross_attention_dim") or self._usual.unet["joint_attention_dim"])
@@ -182,7 +190,7 @@ class Family:
         needed = (tower for tower in self.towers if not tower.optional)
         towers = all(any(name.startswith(tower.prefix) for name in shapes) for tower in needed)
         is_edm = any(name.startswith("edm_") for name in shapes)
-        return towers and all(marks) and marks[0][1:2] == (self.facts.latent_channels,) and not is_edm
+        return towers and all(marks) and any(marks[0][1:2] == (one,) for one in self.input_channels) and not is_edm
 
     def is_folder(self, unet: Config, parts: Sequence[str]) -> bool:
         """Whether a diffusers folder with this `unet/config.json` and these parts is a model of the family."""

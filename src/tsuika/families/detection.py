@@ -24,7 +24,7 @@ def detect_folder(families: Sequence[Family], folder: Path) -> tuple[Family, Pre
     # Of a UNet the config need not say which it is.
     kind = str(unet.get("_class_name", there[0].network.class_name))
     there = [family for family in there if family.network.class_name == kind]
-    expected = {family.facts.latent_channels for family in there}
+    expected = {channels for family in there for channels in family.input_channels}
     if there and (channels := unet.get("in_channels", min(expected))) not in expected:
         raise kinds.unlike(folder, kinds.of_channels(channels, min(expected)))
     parts = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]

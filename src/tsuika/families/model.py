@@ -9,7 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.types import Conditioning, Facts, Prediction, Rescale, Role, WeightedText, canonical, split_words
+from tsuika.core.types import (
+    Conditioning,
+    Facts,
+    FewSteps,
+    Prediction,
+    Rescale,
+    Role,
+    WeightedText,
+    canonical,
+    split_words,
+)
+from tsuika.families import inpainting
 from tsuika.families.chunks import limit_of, reads_in_chunks, texts
 from tsuika.families.network import TEXT_ROLES
 
@@ -44,7 +55,10 @@ class StableDiffusion:
     word_weights: dict[str, float] = field(default_factory=dict)
     extra_tensors: dict[str, Tensor] = field(default_factory=dict)
     clip_skip: int = 1
+    few_steps: FewSteps | None = None
     facts: Facts = field(init=False)
+    # What an inpainting base is given for a text alone, by VAE and size.
+    _whole: dict[tuple[nn.Module, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.facts = self.family.facts
@@ -71,6 +85,11 @@ class StableDiffusion:
     def fixed(self) -> frozenset[str]:
         towers = (tower.component for tower in self.family.towers if tower.unit_projection)
         return frozenset(f"{component}.text_projection.weight" for component in towers)
+
+    @property
+    def inpaints(self) -> bool:
+        config: Any = self.unet.config
+        return bool(config.in_channels == inpainting.channels_for(self.facts.latent_channels))
 
     @property
     def file_facts(self) -> Mapping[str, str]:
@@ -279,8 +298,20 @@ class StableDiffusion:
         return pixels_B3HW.clamp(-1, 1)
 
     def denoise(self, noisy_BCHW: Tensor, t_B: Tensor, cond: Conditioning) -> Tensor:
-        out_BCHW = self.family.network.denoise(self.unet, noisy_BCHW.to(self.dtype), t_B, cond)
+        given_BCHW = noisy_BCHW
+        if self.inpaints and noisy_BCHW.shape[1] == self.facts.latent_channels:
+            given_BCHW = self._under_a_mask(noisy_BCHW)
+        out_BCHW = self.family.network.denoise(self.unet, given_BCHW.to(self.dtype), t_B, cond)
         return out_BCHW.to(noisy_BCHW.dtype)
+
+    def _under_a_mask(self, noisy_BCHW: Tensor) -> Tensor:
+        import torch
+
+        rows, _channels, height, width = noisy_BCHW.shape
+        key = self.vae, height, width
+        if key not in self._whole:
+            self._whole[key] = inpainting.given_whole(self, noisy_BCHW[:1])
+        return torch.cat([noisy_BCHW, self._whole[key].to(noisy_BCHW).expand(rows, -1, -1, -1)], dim=1)
 
 
 def tokenizer_of(component: str) -> str:

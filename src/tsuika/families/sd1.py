@@ -38,6 +38,7 @@ SD1: Final = Family(
         implementation=common.COMPVIS,
         sd_scripts=(),
         model_index=original_config.STABLE_DIFFUSION_PIPELINE,
+        inpainting_pipeline="StableDiffusionInpaintPipeline",
     ),
     towers=(
         TextTower("text_encoder", "clip", "cond_stage_model.transformer.", kohya="lora_te", embedding="emb_params"),

@@ -43,6 +43,7 @@ SD2: Final = Family(
         implementation=common.COMPVIS,
         sd_scripts=("--v2",),
         model_index=original_config.STABLE_DIFFUSION_PIPELINE,
+        inpainting_pipeline="StableDiffusionInpaintPipeline",
         hub_pattern=r"diffusion-2|sd-?2",
     ),
     towers=(

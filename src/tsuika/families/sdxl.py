@@ -112,6 +112,7 @@ SDXL: Final = Family(
         sd_scripts=("--sdxl",),
         # an empty negative prompt is encoded, here as in training
         model_index={"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False},
+        inpainting_pipeline="StableDiffusionXLInpaintPipeline",
         hub_pattern="xl",
         has_ldm_lora=True,
         v_markers=("v_pred", "ztsnr"),

@@ -14,11 +14,12 @@ from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.kinds import EMA_PREFIX, UNET_PREFIX
 from tsuika.core.plain import parsed
 from tsuika.core.texts import _
-from tsuika.core.types import AS_STORED, Facts, Overrides, Prediction, Role, canonical
+from tsuika.core.types import AS_STORED, Facts, FewSteps, Overrides, Prediction, Role, canonical
 from tsuika.core.weights import Weights, open_folder, open_weights, read_json
 from tsuika.diffusion import ldm
-from tsuika.families import detection, parts, sources, vaes
+from tsuika.families import detection, few_steps, parts, sources, vaes
 from tsuika.families.common import Family, Geometry, TextTower, scheduler_config
+from tsuika.families.inpainting import channels_for
 from tsuika.families.model import StableDiffusion, latent_factor
 from tsuika.families.network import TEXT_ROLES, Config
 
@@ -50,12 +51,20 @@ class StoredBase:
         return self.family.facts
 
     @cached_property
+    def few_steps(self) -> FewSteps | None:
+        """How it is drawn, if something says that it was distilled to need a few steps."""
+        return few_steps.recognise(self.path, self.file, self.prediction)
+
+    @cached_property
     def geometry(self) -> Geometry:
         """Its sizes: a folder's configs; what a single file written by tsuika says; else its family's own. Raises
         ModelError: they cannot be read (MD003)."""
         if self.file:
             found = self.given or _noted_geometry(self.file) or self._family_geometry(self.file)
-            return replace(found, text={tower.component: found.text[tower.component] for tower in self.towers})
+            text = {tower.component: found.text[tower.component] for tower in self.towers}
+            # A family's own sizes are those of a model that does not inpaint.
+            channels = self.file.shapes[f"{UNET_PREFIX}{self.family.network.marks[0]}"][1]
+            return replace(found, text=text, unet={**found.unet, "in_channels": channels})
         unet, vae = self._config("unet"), self._config("vae")
         text = {tower.component: self._config(tower.component) for tower in self.towers}
         try:
@@ -73,6 +82,11 @@ class StoredBase:
             why = _("Its network is of another model size than those of {family}.", family=self.family.title)
             raise ModelError("MD003", where=file.path, why=why)
         return found
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether its network also takes a mask and a masked image."""
+        return int(self.geometry.unet.get("in_channels", 0)) == channels_for(self.facts.latent_channels)
 
     @cached_property
     def towers(self) -> tuple[TextTower, ...]:
@@ -154,9 +168,15 @@ class StoredBase:
             sha256=files.kept_sha256(self.path, hashes) if self.file else None,
             extra_tensors=self._extra_tensors(self.file) if self.file else {},
             clip_skip=self._clip_skip(overrides.clip_skip),
+            few_steps=self.few_steps,
         )
 
     def _scheduler(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
+        found = self._schedule(prediction, zero_terminal_snr)
+        # Distilled from pure noise on: in a few steps another spacing would begin, and so end, elsewhere.
+        return found | {"timestep_spacing": "trailing"} if self.few_steps and prediction != "flow" else found
+
+    def _schedule(self, prediction: Prediction, zero_terminal_snr: bool | None) -> dict[str, Any]:
         says_so = self.zero_terminal_snr if self.file else None
         known = says_so if zero_terminal_snr is None else zero_terminal_snr
         if zero_terminal_snr and prediction != "v_prediction":

@@ -217,6 +217,8 @@ class DiffusersFolder(common.WriteOnly):
         facts = artifact.metadata
         kind = family(artifact.family)
         index: dict[str, Any] = {**kind.names.model_index, "_diffusers_version": "0.30.0"}
+        if json.loads(facts["unet_config"]).get("in_channels") != kind.facts.latent_channels:
+            index["_class_name"] = kind.names.inpainting_pipeline
         for tower in kind.towers:
             if tower.optional:
                 index |= {tower.component: [None, None], tower.tokenizer: [None, None]}

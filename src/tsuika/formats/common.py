@@ -24,8 +24,8 @@ NOTES_OF_READING: Final = (UNREAD, FAMILY_FROM, BUNDLED)
 ANOTHER_FORMAT: Final = _("Choose another format.")
 # Settings that files name as the recipe does.
 _SETTINGS: Final = (
-    *("batch_size", "accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
-    *("min_snr_gamma", "noise_offset", "gradient_checkpointing"),
+    *("accumulate", "learning_rate", "schedule", "clip_norm", "precision", "seed"),
+    *("min_snr_gamma", "noise_offset", "ip_noise_gamma", "gradient_checkpointing"),
 )
 
 
@@ -121,6 +121,7 @@ def run_facts(train: Train, **facts: object) -> dict[str, str]:
     given = (text.partition("=") for text in train.optimizer_args)
     arguments = ",".join(f"{name}=({value})" if "," in value else f"{name}={value}" for name, _equals, value in given)
     named["optimizer"] = (train.optimizer_class.replace(":", ".") or train.optimizer) + (arguments and f"({arguments})")
+    named["total_batch_size"] = train.batch_size * train.accumulate
     named |= {"warmup_steps": round(train.warmup * train.steps), "cache_latents": True, **facts}
     return {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)

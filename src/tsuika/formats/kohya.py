@@ -151,7 +151,8 @@ _FACTS: Final = (
         "pictures": "ss_num_train_images",
         "max_steps": "ss_max_train_steps",
         "epochs": "ss_num_epochs",
-        "batch_size": "ss_total_batch_size",
+        "total_batch_size": "ss_total_batch_size",
+        "batch_size_per_device": "ss_batch_size_per_device",
         "accumulate": "ss_gradient_accumulation_steps",
         "unet_learning_rate": "ss_unet_lr",
         "text_learning_rate": "ss_text_encoder_lr",
@@ -167,7 +168,7 @@ _FACTS: Final = (
     | {
         name: f"ss_{name}"
         for name in (
-            *("vae_name", "steps", "learning_rate", "optimizer", "min_snr_gamma", "noise_offset"),
+            *("vae_name", "steps", "learning_rate", "optimizer", "min_snr_gamma", "noise_offset", "ip_noise_gamma"),
             *("gradient_checkpointing", "cache_latents", "clip_skip", "zero_terminal_snr", "max_token_length"),
             *("seed", "tag_frequency", "bucket_info", "dataset_dirs"),
         )

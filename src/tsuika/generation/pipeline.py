@@ -48,6 +48,9 @@ SAMPLERS: Mapping[str, Sampler] = {
     "Euler": Sampler("EulerDiscreteScheduler", "linspace", flow=("FlowMatchEulerDiscreteScheduler", "shift")),
     "Heun": Sampler("HeunDiscreteScheduler", "linspace", flow=("FlowMatchHeunDiscreteScheduler", "shift")),
     "DDIM": Sampler("DDIMScheduler", "leading", {"clip_sample": False}),
+    # Of few-step models.
+    "LCM": Sampler("LCMScheduler", "leading"),
+    "TCD": Sampler("TCDScheduler", "leading"),
     "UniPC": Sampler("UniPCMultistepScheduler", "linspace", flow=("UniPCMultistepScheduler", "flow_shift")),
 }
 
@@ -66,13 +69,16 @@ class Defaults:
 
 
 def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
-    """The base's own `tsuika.json` (`cfg`, `steps`, `sampler`; any may be missing) in `folder`, else in `model.source`.
+    """The base's own `tsuika.json` (`cfg`, `steps`, `sampler`; any may be missing) in `folder`, else in `model.source`; what it
+    does not say as is usual for such a base.
 
     Raises RecipeError (RC002): the file is not such a table, or names a sampler that is not there.
     """
     folder = folder or Path(model.source)
     path = folder / "tsuika.json"
     usual = Defaults(sampler="Euler") if model.prediction == "flow" else Defaults()
+    if (few := model.few_steps) is not None:
+        usual = Defaults(few.cfg, few.steps, few.sampler)
     if not path.is_file():
         return usual
     try:

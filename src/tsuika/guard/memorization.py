@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Final, cast
 
@@ -154,6 +154,9 @@ def measure_memorization(
     asked = train if asked is None else asked
     if not (train and asked):
         raise ValueError("there must be at least one training image and one caption")
+    # What an inpainting base is given behind its latents was not drawn by it.
+    channels = model.facts.latent_channels
+    asked, train = ([replace(one, latents_CHW=one.latents_CHW[:channels]) for one in rows] for rows in (asked, train))
     shape, size_px = asked[0].latents_CHW.shape, asked[0].size_px
     requests = [(f"leak/{one.key}", one.caption, one.latents_CHW.shape, one.size_px) for one in asked]
     requests += [(f"leak/control/{text}", text, shape, size_px) for text in controls]

@@ -141,7 +141,8 @@ class Probe:
             with torch.no_grad():
                 self._base = self._logs(self._held_out), self._logs(self._train)
                 size = (train or held_out)[0].size_px if controls else (0, 0)
-                shape = (train or held_out)[0].latents_CHW.shape if controls else torch.Size()
+                own_CHW = (train or held_out)[0].latents_CHW[: model.facts.latent_channels]
+                shape = own_CHW.shape if controls else torch.Size()
                 own = list(dict.fromkeys(one.caption for one in train)) if own is None else own
                 self._controls = self._path(controls, shape, size)
                 self._own = self._path(own[: len(controls)], shape, size) if controls else []
@@ -174,7 +175,8 @@ class Probe:
 
     def _draw(self, one: ProbedImage, t: int) -> _Draw:
         clean_BCHW, t_B = one.latents_CHW.float().cpu()[None], torch.tensor([t])
-        noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, f"guard/{one.key}", t))
+        shape = clean_BCHW[:, : self._model.facts.latent_channels].shape
+        noise_BCHW = torch.randn(shape, generator=generator(0, f"guard/{one.key}", t))
         noisy = self._objective.add_noise(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
         target_CHW = self._objective.target(clean_BCHW, noise_BCHW, t_B)[0].to(self._model.device)
         mask_1HW = None if one.mask_1HW is None else one.mask_1HW.to(self._model.device)

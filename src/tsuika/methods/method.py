@@ -155,7 +155,7 @@ class Method:
         model (MD004)."""
         module = import_module(self.module)
         return self._made(
-            module.attach(model, config, generator) if start is None else module.go_on(model, config, start)
+            module.attach(model, config, generator) if start is None else module.go_on(model, config, start, generator)
         )
 
     def restore(self, model: Model, artifact: Artifact) -> Attachment:
@@ -183,7 +183,7 @@ class Method:
         module = import_module(self.module)
         wanted = {"attach": 3, "restore": 2}
         if settings.start_file is not MethodSection.start_file:
-            wanted["go_on"] = 3
+            wanted["go_on"] = 4
         for name, count in wanted.items():
             function = getattr(module, name, None)
             if not callable(function):

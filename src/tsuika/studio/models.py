@@ -22,7 +22,7 @@ KEPT_S: Final = 600.0
 WEIGHTS: Final = frozenset({".safetensors", ".pt", ".ckpt", ".bin"})
 VAE: Final = kinds.VAE.name
 # Those of `generation.pipeline`, which loads torch; a test compares them.
-SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "UniPC")
+SAMPLERS: Final = ("DPM++ 2M Karras", "DPM++ 2M", "Euler a", "Euler", "Heun", "DDIM", "LCM", "TCD", "UniPC")
 
 
 def bases(studio: Studio) -> list[dict[str, str]]:

@@ -47,11 +47,14 @@ def fit(run: Fit, until: int | None = None) -> Iterator[Stepped]:
         total, errors = torch.zeros((), device=run.model.device), list[tuple[tuple[str, ...], Tensor]]()
         for micro_batch in range(run.step * train.accumulate, (run.step + 1) * train.accumulate):
             batch = run.batch(micro_batch)
-            t_B, noise_BCHW = draw(train, micro_batch, batch.latents_BCHW, objective)
-            part, noise_BCHW, t_B = batch[mine], noise_BCHW[mine], t_B[mine]
+            # What an inpainting base is given behind the latents gets no noise.
+            own_BCHW = batch.latents_BCHW[:, : run.model.facts.latent_channels]
+            t_B, noise_BCHW = draw(train, micro_batch, own_BCHW, objective)
+            seen_BCHW = perturbed(train, micro_batch, noise_BCHW)
+            part, noise_BCHW, seen_BCHW, t_B = batch[mine], noise_BCHW[mine], seen_BCHW[mine], t_B[mine]
             latents_BCHW = part.latents_BCHW
             with accelerator.autocast():
-                noisy_BCHW = objective.add_noise(latents_BCHW, noise_BCHW, t_B)
+                noisy_BCHW = objective.add_noise(latents_BCHW, seen_BCHW, t_B)
                 output_BCHW, class_drift_B = run.predict(noisy_BCHW, t_B, part)
             target_BCHW = objective.target(latents_BCHW, noise_BCHW, t_B)
             threshold_B = None
@@ -85,6 +88,15 @@ def draw(train: Train, micro_batch: int, like_BCHW: Tensor, objective: Objective
     if train.multires_noise:
         noise_BCHW = pyramid_noise(noise_BCHW, train.multires_noise, train.multires_noise_discount, source)
     return t_B.to(like_BCHW.device), noise_BCHW.to(like_BCHW.device)
+
+
+def perturbed(train: Train, micro_batch: int, noise_BCHW: Tensor) -> Tensor:
+    """The noise that a global micro-batch's images get, where its targets are made of `noise_BCHW` (Ning et al. 2023,
+    "Input Perturbation Reduces Exposure Bias in Diffusion Models"; as sd-scripts' `ip_noise_gamma`)."""
+    if not train.ip_noise_gamma:
+        return noise_BCHW
+    source = generator(train.seed, "input perturbation", micro_batch)
+    return noise_BCHW + train.ip_noise_gamma * torch.randn(noise_BCHW.shape, generator=source).to(noise_BCHW.device)
 
 
 def conditioner(

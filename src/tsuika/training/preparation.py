@@ -32,6 +32,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest, some
 from tsuika.data.reg_images import RegularizedBank
+from tsuika.families import inpainting
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
@@ -138,9 +139,12 @@ def prepare(
     if before is not None:
         yield from _unchanged(before, inputs.manifest, recipe)
     yield Phase("encode", len(inputs.manifest))
+    as_trained = partial(
+        inpainting.training_latents if inputs.model.inpaints else type(inputs.model).encode_images, inputs.model
+    )
     encode = partial(
         banks.fill,
-        encode=lambda pixels: inputs.model.encode_images(pixels.to(accelerator.device)).cpu(),
+        encode=lambda pixels: as_trained(pixels.to(accelerator.device)).cpu(),
         vae=vae_identity(inputs.model) if services.cache is not None and recipe.data.cache else "",
         scale=inputs.model.latent_scale,
         folder=services.cache,
@@ -183,6 +187,10 @@ def read_inputs(
     if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
         why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
         raise RecipeError("RC002", key="train.huber_schedule", found="snr", why=why)
+    if model.inpaints:
+        yield note("TR035")
+    if (few := model.few_steps) is not None:
+        yield note("TR034", kind=few.kind, why=few.why)
     method = find(recipe.method.name)
     for text in recipe.base.artifacts:
         yield from apply_artifact(text, model, method)
@@ -331,4 +339,6 @@ def vae_identity(model: Model) -> str:
             digest.update(value.detach().cpu().float().contiguous().numpy().data)
     if model.latent_shift:
         digest.update(f"shift {model.latent_shift!r}".encode())
+    if model.inpaints:
+        digest.update(inpainting.IDENTITY.encode())
     return digest.hexdigest()

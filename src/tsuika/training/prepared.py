@@ -16,6 +16,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.bucket import Bucket
 from tsuika.data.manifest import Manifest
 from tsuika.data.reg_images import RegularizedBank
+from tsuika.data.subjects import Subject, subjects_of
 from tsuika.guard.memorization import Memorization, measure_memorization
 from tsuika.guard.probe import PATH, Probe, ProbedImage, class_prompts, controls_for
 from tsuika.guard.reading import Ratios, Reading
@@ -42,6 +43,16 @@ class Inputs:
     manifest: Manifest
     buckets: tuple[Bucket, ...]
     start: Artifact | None  # a result that the training goes on from
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a subject's prompts have moved, of what lies between two prompts, and by that how far others have."""
+
+    subject: Subject
+    own: float
+    of_class: float  # its class word alone; 0 without one
+    of_others: float  # prompts that are about none of the subjects
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Prepared(Inputs):
         preservation = None
         if self.recipe.regularize.output_preservation:
             of_base = conditioner(self.model, trained, images.size_px_of, of_base=True)
-            preservation = Preservation(self.model, trained, self.recipe.data, condition, of_base)
+            preservation = Preservation(self.model, trained, subjects_of(self.recipe.data), condition, of_base)
         run = Fit(self.model, trained, self.recipe, self.accelerator, batch, condition, schedule, preservation)
         self.under_way[:] = [run]
         return run
@@ -122,34 +133,38 @@ class Prepared(Inputs):
 
         `controls` are how many unrelated prompts are measured; `draws` and `first` as `Probe`. Strength must be 1.
         """
-        prompts, autocast = controls_for(self.recipe.data.first.class_word)[:controls], self.accelerator.autocast
+        prompts, autocast = self._controls()[:controls], self.accelerator.autocast
         sides = self.subjects(held_out), self.subjects(trained_on)
         with run.written_weights():
             return Probe(
                 self.model, run.attachment, *sides, controls=prompts, draws=draws, first=first, autocast=autocast
             )
 
-    def moved(self, attachment: Attachment) -> tuple[float, float]:
-        """How far the finished weights have moved the class word alone, and unrelated prompts: by prompts with the trigger word.
+    def moved(self, attachment: Attachment) -> list[Moved]:
+        """How far the finished weights have moved the class word of each subject alone, and unrelated prompts: by prompts with
+        its trigger word. Nothing of subjects without one, and of those whose prompts have hardly moved."""
+        subjects, autocast = subjects_of(self.recipe.data), self.accelerator.autocast
+        controls = self._controls()[: len(PATH)]
+        found = []
+        for subject in subjects:
+            image = next(one.name for one in self.manifest.samples if one.set in subject.sets)
 
-        Nought where there is no trigger word, or where prompts with it have hardly moved.
-        """
-        data, autocast = self.recipe.data.first, self.accelerator.autocast
-        subjects = self.subjects([self.manifest.samples[0].name])
-        controls = controls_for(data.class_word)[: len(PATH)]
+            def own(word: str, image: str = image) -> Reading:
+                shown = self.subjects([image])
+                seen = Probe(
+                    self.model, attachment, (), shown, controls=controls, own=class_prompts(word), autocast=autocast
+                )
+                return seen.measure(train=False)
 
-        def own(word: str) -> Reading:
-            seen = Probe(
-                self.model, attachment, (), subjects, controls=controls, own=class_prompts(word), autocast=autocast
-            )
-            return seen.measure(train=False)
+            trained = own(subject.name) if subject.trigger else Reading(Ratios())
+            whole = trained.own_drift or 0.0
+            if whole >= HARDLY:
+                of_class = own(subject.class_word).own_drift if subject.class_word else None
+                found.append(Moved(subject, whole, (of_class or 0.0) / whole, (trained.drift or 0.0) / whole))
+        return found
 
-        trained = own(f"{data.trigger} {data.class_word}".strip()) if data.trigger else Reading(Ratios())
-        if (trained.own_drift or 0.0) < HARDLY:
-            return 0.0, 0.0
-        of_class = own(data.class_word).own_drift if data.class_word else None
-        whole = trained.own_drift or 1.0
-        return (of_class or 0.0) / whole, (trained.drift or 0.0) / whole
+    def _controls(self) -> tuple[str, ...]:
+        return controls_for(" ".join(one.class_word for one in subjects_of(self.recipe.data)))
 
     def memorization(self, attachment: Attachment) -> Memorization:
         """What the finished weights make of pure noise under a few training captions."""

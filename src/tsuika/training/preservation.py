@@ -4,7 +4,7 @@ images of the class). Shapes: B images of a micro-batch, C latent channels, H x 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Attachment, Batch, Conditioning, Model
 from tsuika.data.caption import of_class
+from tsuika.data.subjects import Subject, subjects_of
 from tsuika.methods import MethodSection
 
 KEY = "regularize.output_preservation"
@@ -26,10 +27,11 @@ def check(data: Data, settings: MethodSection, weight: float) -> None:
     caption without the trigger word (RC002)."""
     if not weight:
         return
-    for word, flag in ((data.trigger, "--trigger"), (data.class_word, "--class-word")):
-        if not word:
-            do = _("{flag} WORD; or without it: {off}", flag=flag, off=f"--set {KEY}=0")
-            raise RecipeError("RC005", found=flag, do=do)
+    for one in subjects_of(data):
+        for word, flag in ((one.trigger, "--trigger"), (one.class_word, "--class-word")):
+            if not word:
+                do = _("{flag} WORD; or without it: {off}", flag=flag, off=f"--set {KEY}=0")
+                raise RecipeError("RC005", where=", ".join(filter(None, one.sets)), found=flag, do=do)
     if settings.new_words:
         why = _(
             "New words are all that is trained, and captions of the class do not hold them: nothing of it can change."
@@ -43,7 +45,7 @@ class Preservation:
 
     model: Model
     attachment: Attachment
-    data: Data
+    subjects: Sequence[Subject]
     condition: Callable[[Batch], Conditioning]
     of_base: Callable[[Batch], Conditioning]
 
@@ -52,7 +54,7 @@ class Preservation:
     ) -> tuple[Tensor, Tensor]:
         """The outputs for a batch, in one pass with those for captions of the class, and how far the latter are from the
         base's: mean squared differences (B,), 0 for captions without the trigger word."""
-        captions = [of_class(text, self.data.trigger, self.data.class_word) for text in batch.captions]
+        captions = [self._of_class(text) for text in batch.captions]
         rows = [row for row, text in enumerate(captions) if text != batch.captions[row]]
         class_drift_B = torch.zeros(len(batch), device=noisy_BCHW.device)
         if not rows:
@@ -70,3 +72,9 @@ class Preservation:
         output = denoiser(torch.cat([noisy_BCHW, noisy]), torch.cat([t_B, times]), both)
         drift = (output[len(batch) :].float() - wanted.float()).pow(2).flatten(1).mean(1)
         return output[: len(batch)], class_drift_B.index_add(0, torch.tensor(rows, device=drift.device), drift)
+
+    def _of_class(self, caption: str) -> str:
+        """The caption with the class word in place of every trigger word in it."""
+        for one in self.subjects:
+            caption = of_class(caption, one.trigger, one.class_word)
+        return caption

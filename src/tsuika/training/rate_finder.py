@@ -6,7 +6,7 @@ alone explain 95 %. Here every rate has a run from the same start, all are measu
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -175,7 +175,8 @@ def find(
         prepared = yield from prepare(recipe, folder, services, accelerate_for(recipe))
         prepared.checkpoint_gradients()
         groups = dedupe.groups(prepared.manifest)
-        images = _divide(groups, recipe.train.seed)
+        sets = {sample.name: sample.set for sample in prepared.manifest.samples}
+        images = _divide(groups, recipe.train.seed, sets)
         tried = ", ".join(map(_short, rates))
         if images.held_out:
             yield note("GD023", rates=tried, steps=steps, measured=len(images.held_out), found=len(groups))
@@ -199,7 +200,7 @@ def find(
     curves.reverse()
     found = _found(recipe, curves, images, steps)
     if found.rate is None:
-        yield from _torn(prepared.model, recipe.data.first.class_word)
+        yield from _torn(prepared.model, " ".join(own.class_word for own in recipe.data.each().values()))
     yield found
 
 
@@ -241,19 +242,23 @@ class Divided:
     draws: int = len(MID)  # timesteps of each held-out image
 
 
-def _divide(groups: Sequence[split.Group], seed: int) -> Divided:
-    """A third of the different images to measure by; below four of them those that are trained on."""
+def _divide(groups: Sequence[split.Group], seed: int, sets: Mapping[str, str]) -> Divided:
+    """A third of the different images to measure by, of every set its share; below four of them those that are trained on.
+
+    Args:
+        sets: which set each name is of.
+    """
     everyone = [name for group in groups for name in group]
     if len(groups) < split.LEAST_TO_TRUST:
         return Divided(everyone, (), [group[0] for group in groups])
-    parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3))
+    parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3), sets)
     measured = parted.held_out_probe()
     # Below, intervals speak of timesteps, and need them all.
     return Divided(parted.inside(), measured, draws=len(MID) // 2 if len(measured) >= ENOUGH_IMAGES else len(MID))
 
 
 def _torn(model: Model, class_word: str) -> Iterator[Warned]:
-    for word in class_word.split():
+    for word in dict.fromkeys(class_word.split()):
         if (pieces := max(model.count_tokens(word))) > 1:
             yield note("GD037", word=word, pieces=pieces)
 

@@ -165,16 +165,21 @@ def _written(prepared: Prepared, trained: TrainedWeights) -> Generator[Event, No
 
 
 def _drifted(prepared: Prepared, attachment: Attachment, safe: bool) -> Iterator[Event]:
-    of_class, of_others = prepared.moved(attachment)
-    data = prepared.recipe.data.first
+    """Class words that have moved along with their trigger words; where none has, whether unrelated prompts have."""
+    moved = prepared.moved(attachment)
+    data = prepared.recipe.data
     do = _("Use the `safe` file, or a lower strength.") if safe else _("Use a lower strength.")
-    if not (data.reg_images or data.reg_generate):
+    if not any(own.reg_images or own.reg_generate for own in data.each().values()):
         later = _("For the next training: regularization images (--reg-images DIR, or --set data.reg_generate=100).")
         do = sentences(do, later)
-    if of_class >= MOVED_ALONG and "style" not in data.class_word.casefold().split():
-        yield note("GD036", word=data.class_word, trigger=data.trigger, share=f"{of_class:.0%}", do=do)
-    elif of_others >= MOVED_ALONG:
-        yield note("GD035", trigger=data.trigger, share=f"{of_others:.0%}", do=do)
+    along = [one for one in moved if one.of_class >= MOVED_ALONG and not one.subject.is_style]
+    for one in along:
+        share, words = f"{one.of_class:.0%}", {"word": one.subject.class_word, "trigger": one.subject.trigger}
+        yield note("GD036", share=share, do=do, **words)
+    # Beside the subject that has moved most.
+    most = max(moved, key=lambda one: one.own, default=None)
+    if not along and most is not None and most.of_others >= MOVED_ALONG:
+        yield note("GD035", trigger=most.subject.trigger, share=f"{most.of_others:.0%}", do=do)
 
 
 def _write(
@@ -205,6 +210,7 @@ def _facts(prepared: Prepared, name: str, steps: int) -> dict[str, str]:
         base_sha256=model.sha256,
         resolution=f"{buckets[0].width}x{buckets[0].height}",
         pictures=images,
+        batch_size_per_device=recipe.train.batch_size // prepared.accelerator.num_processes,
         steps=steps,
         max_norm=recipe.regularize.max_norm or None,
         caption_dropout=recipe.data.caption_dropout,

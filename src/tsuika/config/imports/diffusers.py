@@ -44,6 +44,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "max_grad_norm": Rule("train.clip_norm", number),
     "snr_gamma": Rule("train.min_snr_gamma", number),
     "noise_offset": Rule("train.noise_offset", number),
+    "input_perturbation": Rule("train.ip_noise_gamma", number),
     "offset_noise": Rule("train.noise_offset", where(0.1)),
     "use_ema": Rule("train.ema", where(0.9999)),
     "mixed_precision": Rule("train.precision", one_of(_PRECISIONS)),

@@ -71,7 +71,7 @@ def settings(content: TrainedFile, read: Read) -> Imported:
         name: _PLAIN.get(text, text) for name, text in facts.items() if not _FACTS.fullmatch(name)
     }
     is_ours = any(name.startswith("tsuika.") for name in content.metadata)
-    values |= _optimizer(facts.get("optimizer", "")) | _images(facts, is_ours=is_ours)
+    values |= _optimizer(facts.get("optimizer", "")) | _images(facts)
     if facts.get("text_encoder_lr", "").startswith("["):
         values["text_encoder_lr"] = _json(facts["text_encoder_lr"])
     arguments = _json(facts.get("network_args", ""))
@@ -108,7 +108,7 @@ def _optimizer(text: str) -> dict[str, Any]:
     return {"optimizer_type": name.rpartition(".")[2], "optimizer_args": listed} if name else {}
 
 
-def _images(facts: Mapping[str, str], *, is_ours: bool) -> dict[str, Any]:
+def _images(facts: Mapping[str, str]) -> dict[str, Any]:
     """What a step saw, and how images and captions were prepared, where that was the same for all folders."""
     datasets = tables(_json(facts.get("datasets", "")))
     subsets = [one for dataset in datasets for one in tables(dataset.get("subsets")) if not one.get("is_reg")]
@@ -119,8 +119,7 @@ def _images(facts: Mapping[str, str], *, is_ours: bool) -> dict[str, Any]:
             found[key] = rows[0].get(key) if same else _VARIES
     found = {_SAME.get(key, key): value for key, value in found.items()}
     if total := number(facts.get("total_batch_size")):
-        # sd-scripts counts the images of a whole step, tsuika those of a forward pass.
-        batches = 1 if is_ours else number(facts.get("gradient_accumulation_steps")) or 1
-        found["train_batch_size"] = total / batches
+        # The images of a whole step; those of a forward pass are meant.
+        found["train_batch_size"] = total / (number(facts.get("gradient_accumulation_steps")) or 1)
     folders = _json(facts.get("dataset_dirs", ""))
     return {**found, "dataset_dirs": ", ".join(folders) if isinstance(folders, dict) else ""}

@@ -42,7 +42,9 @@ class Lora(MethodSection):
         "lora", "Kind of adapter; only `lora` loads in every program"
     )
     start: str = expert(
-        "", "A LoRA file to go on training from; its kind, rank, alpha and layers are kept; empty = start from nothing"
+        "",
+        "A LoRA file to go on training from; its kind, scale and layers are kept, and its rank unless a larger one is set; "
+        "empty = start from nothing",
     )
     rank: int = everyday(
         16, "Rank (dim): how much can be learned, and the file's size; 0 = that of `method.start`", ge=0, le=1024
@@ -144,8 +146,13 @@ class Lora(MethodSection):
             "conv_rank": ranks[True] or [0],
             "text_encoder": ["text" in sides],
         }
+        larger = {}
         for name, values in held.items():
             asked, silent = getattr(self, name), 0 if name == "rank" else type(self).model_fields[name].default
+            # More rows of one that has some, which are nothing at first.
+            if name in ("rank", "conv_rank") and kind in ("lora", "dora") and asked > max(values) > 0:
+                larger[name] = asked
+                continue
             # What is not trained of a file stays as it is.
             if asked not in (silent, *values) or (name == "text_encoder" and not asked and "unet" not in sides):
                 why = _(
@@ -158,6 +165,9 @@ class Lora(MethodSection):
                 )
                 raise RecipeError("RC002", key=f"method.{name}", found=asked, why=why)
         usual = {name: Counter(values).most_common(1)[0][0] for name, values in held.items()}
+        # Their scale, alpha / rank, stays the file's.
+        usual["alpha"] = usual["alpha"] * larger.get("rank", usual["rank"]) / usual["rank"]
+        usual |= larger
         return self.model_copy(update={**usual, "text_encoder": self.text_encoder})
 
     @property

@@ -18,7 +18,7 @@ from tsuika.core.types import Artifact, Model, ParamGroup, Role, Update
 from tsuika.diffusion import adapters
 from tsuika.methods.common import by_side, copies, copy_in, incompatible
 from tsuika.methods.layers import weight_shapes
-from tsuika.methods.lora import PARTS, Layers, layers_of, peft_kind, rank_of, rates_of, trainable_kind
+from tsuika.methods.lora import PARTS, Layers, is_convolution, layers_of, peft_kind, rank_of, rates_of, trainable_kind
 from tsuika.methods.lora import Lora as Config
 from tsuika.methods.lora.merged import MergedAttachment, merge
 from tsuika.methods.lora.targets import adapted
@@ -233,10 +233,10 @@ def _trainable(attachment: LoraAttachment, config: Config, rates: tuple[float, f
     return attachment
 
 
-def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
+def go_on(model: Model, config: Config, start: Artifact, generator: torch.Generator) -> LoraAttachment:
     """Attach what a file held for training, at strength 1: all of its layers, of which those of the text encoders stay
-    as they are unless `config` trains them. Raises ModelError: as `restore`; FormatError: FM001, of a kind that cannot
-    be trained."""
+    as they are unless `config` trains them; of a larger rank where it says so (`_grown`). Raises ModelError: as `restore`;
+    FormatError: FM001, of a kind that cannot be trained."""
     layers = layers_of(start)
     if (kind := trainable_kind(layers)) is None:
         found, expected = adapters.adapter(start.tensors), ", ".join(PARTS)
@@ -244,11 +244,34 @@ def go_on(model: Model, config: Config, start: Artifact) -> LoraAttachment:
     rates = rates_of(config, model)
     sides = ("unet.", "text.") if config.text_encoder else ("unet.",)
     roles = [role for role in get_args(Role) if role.startswith(sides)]
+    if kind in ("lora", "dora"):
+        layers = _grown(layers, config, generator)
     attachment = _held(model, start, layers, kind, config.dropout)
     attachment.trains = _roles_of(model, {".".join(key) for key in layers}, roles)
     attachment = _trainable(attachment, config, rates)
     _load(attachment, layers)
     return attachment
+
+
+def _grown(layers: Layers, config: Config, generator: torch.Generator) -> Layers:
+    """Layers of plain LoRA or DoRA at the rank of the settings, where that is above all of the file's: new rows of the
+    down-projections are as at a new start, and zeros in the up-projections take nothing from them yet; the scale stays."""
+    most = dict.fromkeys((False, True), 0)
+    for (_component, path), parts in layers.items():
+        most[is_convolution(path)] = max(most[is_convolution(path)], rank_of(parts))
+    found: Layers = {}
+    for (component, path), parts in layers.items():
+        rank, wanted = rank_of(parts), config.conv_rank if is_convolution(path) else config.rank
+        if wanted > most[is_convolution(path)]:
+            down, up = parts["lora_down.weight"].float(), parts["lora_up.weight"].float()
+            bound = down[0].numel() ** -0.5  # Kaiming-uniform, as peft has it
+            new = torch.rand(wanted - rank, *down.shape[1:], generator=generator) * 2 * bound - bound
+            zeros = torch.zeros(up.shape[0], wanted - rank, *up.shape[2:])
+            alpha = float(parts.get("alpha", rank)) * wanted / rank
+            larger = {"lora_down.weight": torch.cat([down, new]), "lora_up.weight": torch.cat([up, zeros], dim=1)}
+            parts = {**parts, **larger, "alpha": torch.tensor(alpha)}
+        found[component, path] = dict(parts)
+    return found
 
 
 def restore(model: Model, artifact: Artifact) -> LoraAttachment | MergedAttachment:
