@@ -57,6 +57,7 @@ def test_an_optimizer_by_its_address_steps_as_made_by_hand() -> None:
         ({"optimizer_args": ["lr=1"]}, "train.learning_rate"),
         ({"optimizer_args": ["weight_decay=1"]}, "train.weight_decay"),
         ({"optimizer_args": ["betas=2,3"]}, "beta"),
+        ({"optimizer_args": ["betas=0.9,"]}, "range"),
         ({"optimizer_args": ["eps=small"]}, "eps"),
         ({"optimizer": "riemannian", "optimizer_args": ["betas=1,2"]}, "memory"),
     ],

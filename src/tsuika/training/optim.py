@@ -101,7 +101,7 @@ def _choose(train: Train, rows: list[dict[str, Any]]) -> Optimizer:
     kind, usual = _kind(train)
     try:
         found: Optimizer = kind(rows, **(usual | _arguments(train, kind)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise RecipeError("RC002", key="train.optimizer_args", found=train.optimizer_args, why=str(error)) from error
     return found
 
