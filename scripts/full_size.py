@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -40,18 +41,26 @@ def raw(path: Path) -> dict[str, Tensor]:
 
 
 def by_number(model: StableDiffusion) -> dict[str, str]:
-    """cloneofsimo's numbers: the linear layers inside of these classes, in the order in which modules have them."""
+    """cloneofsimo's numbers: the linear layers inside of these classes, in the order in which diffusers 0.10 had them, where
+    feed-forward stood before cross-attention."""
     found: dict[str, str] = {}
     for component, classes in (("unet", ("Attention", "GEGLU")), ("text_encoder", ("CLIPAttention",))):
-        root = model.components[component]
+        modules = model.components[component].named_modules()
+        outer = [(name, one) for name, one in modules if type(one).__name__ in classes]
+        blocks = [*dict.fromkeys(re.split(r"\.(?:attn[12]|ff)\b", name)[0] for name, _one in outer)]
+        places = {"attn1": 0, "ff": 1, "attn2": 2}
+
+        def rank(name: str, blocks: list[str] = blocks, places: Mapping[str, int] = places) -> tuple[int, int]:
+            block, *part = re.split(r"\.(attn[12]|ff)\b", name)
+            return blocks.index(block), places[part[0]] if part else 0
+
         names = [
-            f"{outer}.{inner}"
-            for outer, module in root.named_modules()
-            if type(module).__name__ in classes
-            for inner, layer in module.named_modules()
+            f"{component}.{name}.{inner}"
+            for name, one in sorted(outer, key=lambda pair: rank(pair[0]))
+            for inner, layer in one.named_modules()
             if isinstance(layer, nn.Linear)
         ]
-        found |= {f"{component}:{number}": f"{component}.{name}" for number, name in enumerate(names)}
+        found |= {f"{component}:{number}": name for number, name in enumerate(names)}
     return found
 
 
@@ -94,14 +103,14 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-def draw(base: Path, flag: str, path: Path, words: str) -> tuple[bool, bool]:
-    """Whether drawings with and without a file differ, and whether two with it do not."""
-    places = [base.parent / f"{path.stem}-{number}.png" for number in range(3)]
-    common = {"base": str(base), "steps": 2, "size": "64x64", "device": "cpu"}
-    for place, given in zip(places, ((), (str(path),), (str(path),)), strict=True):
-        _ = tsuika.generate(prompt=words if given else "a cat", out=place, **common, **{flag: given}).result
-    plain, first, second = (place.read_bytes()[-2000:] for place in places)
-    return plain != first, first == second
+def changes(base: Path, flag: str, path: Path, words: str) -> bool:
+    """Whether a drawing with a file differs from the one without it."""
+    common: dict[str, Any] = {"prompt": words, "base": str(base), "steps": 2, "size": "64x64", "device": "cpu"}
+    plain, drawn = base.parent / f"{base.name}.png", base.parent / f"{path.stem}.png"
+    if not plain.exists():
+        _ = tsuika.generate(tsuika.Drawing(**common | {"prompt": "a cat"}), plain).result
+    _ = tsuika.generate(tsuika.Drawing(**common, **{flag: (str(path),)}), drawn).result
+    return Image.open(plain).tobytes() != Image.open(drawn).tobytes()
 
 
 def on_a_base(files: Path, tokenizer: Path, folder: Path) -> bool:
@@ -154,24 +163,25 @@ def lora_row(path: Path, artifact: Artifact, base: Path) -> tuple[list[str], boo
         by_sum = apart(ours - plain, output(model.unet) - plain)
         del model, attached
         theirs = None
-        if artifact.metadata.get("layout") != "cloneofsimo" and not any(":" in name for name in raw(path)):
+        # Its loaders know diffusers' layouts alone.
+        if not any(":" in name for name in raw(path)):
             unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
             unet.load_attn_procs(path.parent, weight_name=path.name, use_safetensors=path.suffix == ".safetensors")
             theirs = apart(ours - plain, output(unet) - plain)
     count = len(adapters.by_layer(artifact.tensors))
-    changes, again = draw(base, "lora", path, "a cat")
+    is_seen = changes(base, "lora", path, "a cat")
     numbers = [worst, by_sum, *([] if theirs is None else [theirs])]
     cells = [f"{len(hand)} of {count}", *(f"{number:.0e}" for number in numbers), *(["–"] if theirs is None else [])]
-    fine = len(hand) == count and max(numbers) < LARGEST and changes and again
-    return [*cells, "changes the image" if changes else "no change"], fine
+    fine = len(hand) == count and max(numbers) < LARGEST and is_seen
+    return [*cells, "yes" if is_seen else "no change"], fine
 
 
-def word_row(path: Path, _artifact: Artifact, base: Path) -> tuple[list[str], bool]:
+def word_row(path: Path, artifact: Artifact, base: Path) -> tuple[list[str], bool]:
     """A word's: the text encoder's output beside that of transformers, with the file's vector as one more row."""
     ((word, vector),) = raw(path).items()
     model = families.load(str(base), device="cpu", dtype=torch.float32)
     encoder, tokenizer = model.text_encoders["text_encoder"], CLIPTokenizer.from_pretrained(base / "tokenizer")
-    METHODS["textual-inversion"].restore(model, _artifact)
+    METHODS["textual-inversion"].restore(model, artifact)
     with torch.no_grad():
         ours = model.encode_text([f"a {word} cat"]).tokens_BSD
         table = encoder.get_input_embeddings().weight[: len(tokenizer)]
@@ -182,11 +192,6 @@ def word_row(path: Path, _artifact: Artifact, base: Path) -> tuple[list[str], bo
         plain.get_input_embeddings().weight.data[-1] = vector
         ids = tokenizer([f"a {word} cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
         theirs = apart(ours, plain(ids).last_hidden_state)
-    changes, again = draw(base, "embedding", path, f"a {word} cat")
-    return [
-        "1 vector",
-        "–",
-        "–",
-        f"{theirs:.0e} (transformers)",
-        "changes the image",
-    ], theirs < LARGEST and changes and again
+    is_seen = changes(base, "embedding", path, f"a {word} cat")
+    cells = ["1 vector", "–", "–", f"{theirs:.0e} (transformers)", "yes" if is_seen else "no change"]
+    return cells, theirs < LARGEST and is_seen

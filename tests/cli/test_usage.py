@@ -97,13 +97,7 @@ def test_wrong_usage_is_one_block_and_status_2(line: str, code: str, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ("check", ""),
-        ("inspect", ""),
-        ("export", "a", "--to", ""),
-        ("generate", "--prompt", "", "--out", ""),
-    ],
+    "words", [("check", ""), ("inspect", ""), ("export", "a", "--to", ""), ("generate", "--prompt", "", "--out", "")]
 )
 def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """As where a variable of the shell is not set."""
