@@ -1,11 +1,12 @@
 """The claims of docs/interop.md on what is read, run again: what each program makes of a layer of each kind of adapter.
 
-    python scripts/interop.py [--lycoris DIR] [--comfyui DIR] [--a1111 DIR] [--files DIR]
+    python scripts/interop.py [--lycoris DIR] [--comfyui DIR] [--a1111 DIR] [--files DIR [--tokenizer DIR]]
 
 Each DIR is a program's source folder; its own classes compute, with what surrounds them stubbed. Without them, what can be
 checked alone is: peft's and diffusers' own code, and the definitions, by the tests. `--files` is a folder of other people's
-files, each of which is opened. LyCORIS and A1111 need `einops`. Prints a table in Markdown; ends with 1 where a
-difference is not one that docs/interop.md names.
+files, each of which is opened; with `--tokenizer`, a folder with CLIP's vocab.json and merges.txt, each is put on a base as
+well (`full_size.py`). LyCORIS and A1111 need `einops`. Prints tables in Markdown; ends with 1 where a difference is not one
+that docs/interop.md names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
+from full_size import LARGEST, SUFFIXES, on_a_base
 from tsuika import formats
 from tsuika.core.errors import TsuikaError
 from tsuika.diffusion import adapters
@@ -31,7 +34,6 @@ TESTS = (
     *("tests/diffusion/test_adapters.py", "tests/formats/test_lora_layouts.py", "tests/formats/test_foreign_files.py"),
     *("tests/formats/test_interop_peft.py", "tests/formats/test_diffusers_loads.py"),
 )
-LARGEST = 1e-4  # relative, of what is the same in float32
 Merged = Callable[[Mapping[str, Tensor], nn.Module], Tensor | None]
 
 # Where a program does not do what the adapter was trained to do, and docs/interop.md says so.
@@ -227,7 +229,7 @@ def open_files(folder: Path) -> bool:
     is_fine = True
     print("\n| file | layout | kind | layers |\n|---|---|---|---|")
     for path in sorted(folder.iterdir()):
-        if path.suffix not in (".safetensors", ".bin", ".pt", ".ckpt"):
+        if path.suffix not in SUFFIXES:
             continue
         try:
             found = formats.find(path)
@@ -245,6 +247,7 @@ def main() -> int:
     for flag, (program, _by) in PROGRAMS.items():
         parser.add_argument(f"--{flag}", type=Path, help=f"source folder of {program}")
     parser.add_argument("--files", type=Path, help="a folder of files to open")
+    parser.add_argument("--tokenizer", type=Path, help="a folder with CLIP's vocabulary: draw with the files, too")
     given = parser.parse_args()
     results = [
         compare(program, by(folder.resolve()))
@@ -253,6 +256,9 @@ def main() -> int:
     ]
     if given.files:
         results.append(open_files(given.files))
+        if given.tokenizer:
+            with tempfile.TemporaryDirectory(prefix="interop-") as folder:
+                results.append(on_a_base(given.files, given.tokenizer, Path(folder)))
     if not results:
         results.append(subprocess.run([sys.executable, "-m", "pytest", "-q", *TESTS], check=False).returncode == 0)
     return 0 if all(results) else 1

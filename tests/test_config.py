@@ -101,7 +101,15 @@ def test_a_setting_of_another_method_and_an_unknown_method_are_refused() -> None
     assert caught.value.code == "RC002" and "dreambooth" in caught.value.part("why")
 
 
-@pytest.mark.parametrize("text", ["train.steps=0", "train.steps=many", "data.crop=0.1", "method.adapter=loha2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("train.steps=0", "train.steps=many", "data.crop=0.1", "method.adapter=loha2"),
+        # An infinite number is none, and true is not 1.
+        *("train.min_snr_gamma=inf", "train.weight_decay=1e400", "preview.cfg=inf", "method.alpha=-inf"),
+        *("train.learning_rate=true", "train.noise_offset=true", "train.steps=true", "method.dropout=false"),
+    ],
+)
 def test_a_bad_value_names_the_key(text: str) -> None:
     key, value = config.parse_assignment(text)
     with pytest.raises(RecipeError) as caught:

@@ -290,6 +290,13 @@ def test_what_has_no_counterpart_is_named(command: str, lost: str, tmp_path: Pat
     assert all(one in told for one in lost.split(", "))
 
 
+def test_a_flag_without_its_number_is_not_1(tmp_path: Path) -> None:
+    command = "accelerate launch train_network.py --network_dim 4 --min_snr_gamma --learning_rate"
+    recipe, remarks = load(tmp_path, "a.sh", command)
+    assert recipe.train.learning_rate < 1e-3 and recipe.train.min_snr_gamma != 1
+    assert "learning_rate = True" in remarks and "min_snr_gamma = True" in remarks
+
+
 def test_a_command_of_diffusers(tmp_path: Path) -> None:
     recipe, told = load(tmp_path, "train.sh", DIFFUSERS)
     data, train, method = recipe.data, recipe.train, recipe.method.model_dump()

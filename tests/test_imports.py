@@ -152,6 +152,7 @@ def test_each_method(table: dict[str, Any], expected: dict[str, Any], tmp_path: 
     [
         ("a.toml", 'network_module = "networks.lora"\nsurprise = 3'),
         ("a.toml", "[[datasets]]\nsurprise = 3\n[[datasets.subsets]]\nimage_dir = 'x'"),
+        ("a.toml", "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'x'\nmetadata_file = 'surprise = 3'"),
         ("a.json", '{"LoRA_type": "Standard", "surprise": 3}'),
         ("a.json", '{"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15", "surprise": 3}'),
         ("a.json", '[{"path": "x", "text": {"surprise": 3}}]'),

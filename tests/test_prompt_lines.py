@@ -66,7 +66,7 @@ def test_a_file_becomes_part_of_the_recipe(tmp_path: Path) -> None:
     for missing in (file, tmp_path / "none.txt"):
         with pytest.raises(RecipeError) as error:
             with_file(Recipe.of("lora", settings={"preview.file": str(missing)}))
-        assert error.value.code == "RC005"
+        assert error.value.code == "RC002" and error.value.where == str(missing)
 
 
 def test_kohyas_settings_name_prompts_or_their_file(tmp_path: Path) -> None:

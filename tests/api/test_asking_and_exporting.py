@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def test_a_result_goes_where_a_program_looks_for_it(run: Path, tmp_path: Path, n
         assert "<lora:result-2:1>" in next(one["paste"] for one in again.uses if name in one["program"])
 
 
+def test_nothing_but_the_name_changes_in_what_is_told(run: Path, tmp_path: Path) -> None:
+    """A name of one letter stands in every word."""
+    short, long = (tsuika.export(run, tmp_path, name=name).result for name in ("r", "unlike"))
+    for one, other in zip(short.uses, long.uses, strict=True):
+        for text, same in ((one["paste"], other["paste"]), (one["how"]["en"], other["how"]["en"])):
+            assert re.sub(r"\br\b", "unlike", text) == same
+
+
 def test_any_folder_will_do_and_a_name_of_ones_own(run: Path, tmp_path: Path) -> None:
     found = tsuika.export(run, tmp_path / "out", name="私の猫").result
     assert (found.program, found.file.name) == ("", "私の猫.safetensors")
@@ -117,8 +126,13 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
         assert error.value.code == "RC002"
     with pytest.raises(InterruptedRunError) as none:
         _ = tsuika.export(tmp_path, tmp_path).result
-    assert none.value.code == "EV004"
+    assert none.value.code == "TR002"
     assert not [*tmp_path.iterdir()]
+    (tmp_path / "file").touch()
+    for place in ("file", "file/deeper"):
+        with pytest.raises(RecipeError) as error:
+            _ = tsuika.export(run, tmp_path / place).result
+        assert error.value.code == "RC028"
 
 
 def test_a_folder_that_is_no_programs(tmp_path: Path) -> None:

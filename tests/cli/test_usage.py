@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -69,6 +70,10 @@ def test_every_help_is_in_the_catalogue(command: tuple[str, ...]) -> None:
         ("train lora --steps x", "RC015"),
         ("generate --prompt a --out x --num 0", "RC015"),
         ("train lora --steps", "RC016"),
+        ("advise --images a --goal object --vram-gb nan", "RC015"),
+        ("generate --prompt a --out x --cfg inf", "RC015"),
+        ("check a --out b", "RC005"),
+        ("demo --steps 0", "RC002"),
         ("nope", "RC017"),
         ("check a b", "RC018"),
         ("check a --json=3", "RC019"),
@@ -89,6 +94,23 @@ def test_wrong_usage_is_one_block_and_status_2(line: str, code: str, capsys: pyt
         assert japanese.startswith(f"エラー[{code}] ") and "対処: " in japanese
         said = re.sub(r"`[^`]*`|--?[\w-]+|tsuika .*|[A-Z]{2,}\d*", "", japanese)
         assert not re.search(r"[A-Za-z]+ [a-z]+", said), said
+
+
+@pytest.mark.parametrize(
+    "words", [("check", ""), ("inspect", ""), ("export", "a", "--to", ""), ("generate", "--prompt", "", "--out", "")]
+)
+def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a variable of the shell is not set."""
+    assert ended(*words) == 2
+    assert capsys.readouterr().err.startswith("error[RC016] ")
+
+
+def test_a_file_of_events_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for place, code in (("nowhere/a", "RS004"), ("file/a", "RC028"), (".", "RS004")):
+        assert ended("doctor", "--events", str(tmp_path / place)) in (2, 5)
+        said = capsys.readouterr().err
+        assert said.startswith(f"error[{code}] ") and "Traceback" not in said
 
 
 def test_the_nearest_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tsuika.core import files, kept, names
-from tsuika.core.errors import FormatError, RecipeError, ResourceError, TsuikaError
+from tsuika.core.errors import FormatError, RecipeError, ResourceError, TsuikaError, outer_cause
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -145,6 +145,26 @@ def test_a_part_of_the_path_is_a_file(tmp_path: Path) -> None:
         files.check_out(tmp_path / "a" / "b" / "c.png")
     assert refused.value.code == "RC028"
     assert refused.value.part("why") == f"{tmp_path / 'a'} is a file, not a folder."
+
+
+@pytest.mark.parametrize("leads_to", ["loop", "nowhere"])
+def test_a_link_that_leads_nowhere_is_no_place(leads_to: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / leads_to)
+    for check in (files.check_out, files.check_place):
+        with pytest.raises(RecipeError) as refused:
+            check(tmp_path / "loop" / "a.png")
+        assert refused.value.code == "RC028"
+
+
+def test_links_in_a_circle_are_no_fault_of_the_program(tmp_path: Path) -> None:
+    """`resolve` raises a RuntimeError before Python 3.13, a system error from then on."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for raised in ((tmp_path / "loop").resolve, lambda: (tmp_path / "loop").resolve(strict=True)):
+        try:
+            raised()
+        except (RuntimeError, OSError) as error:
+            ours = outer_cause(error)
+            assert ours is not None and ours.code == "RC028"
 
 
 def test_a_folder_that_cannot_be_written_into_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from tsuika.core import kinds
-from tsuika.core.errors import ModelError
+from tsuika.core.errors import ModelError, ResourceError
 from tsuika.core.weights import load_pickle, open_folder, open_weights, save_pickle
 
 # What A1111 1.0 to 1.10 let pass (modules/safe.py there): anything else in the zip makes it call the file malicious.
@@ -66,3 +68,23 @@ def test_tensors_in_tables_and_lists_are_named_by_the_way_to_them(tmp_path: Path
     assert opened.kind is kinds.HYPERNETWORK
     assert torch.equal(opened.tensor("768.0.linear.0.weight"), first)
     assert torch.equal(opened.tensor("768.1.linear.0.bias"), second)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.safetensors", Path(os.devnull)):
+        with pytest.raises(ModelError) as error:
+            open_weights(path)
+        assert error.value.code == "MD002" and "pipe" in error.value.part("why")
+
+
+def test_a_file_that_may_not_be_read_is_no_missing_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_args: object, **_more: object) -> None:
+        raise PermissionError(errno.EACCES, "denied", str(tmp_path / "a"))
+
+    (tmp_path / "a").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ResourceError) as error:
+        open_weights(tmp_path / "a")
+    assert error.value.code == "RS003" and error.value.where == str(tmp_path / "a")

@@ -156,6 +156,18 @@ def test_editing_changes_the_text_at_a_step(source: str, expected: tuple[tuple[i
     assert plan(source, 10) == expected
 
 
+@pytest.mark.parametrize("source", [f"a (cat:{'9' * 400})", f"a ((cat:{'9' * 300}):{'9' * 300})"])
+def test_a_weight_without_bounds_is_an_error(source: str) -> None:
+    """The image would be black."""
+    with pytest.raises(RecipeError, match="cat") as error:
+        parse(source)
+    assert error.value.code == "RC002"
+
+
+def test_a_step_far_beyond_the_last_is_never_reached() -> None:
+    assert plan(f"[cat:dog:{'9' * 400}]", 3) == ((3, "cat"),)
+
+
 def test_alternatives_take_turns() -> None:
     assert [text for _last, text in plan("[a|b|]x", 4)] == ["ax", "bx", "x", "ax"]
     assert [last for last, _text in plan("[a|b]", 3)] == [1, 2, 3]

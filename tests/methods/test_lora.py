@@ -22,6 +22,7 @@ from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.types import Artifact, Attachment, Model, canonical
 from tsuika.diffusion.adapters import by_layer, own_change
 from tsuika.diffusion.objective import objective
+from tsuika.families import FAMILIES
 from tsuika.families.network import UNET_ROLES
 from tsuika.formats import relative_errors
 from tsuika.methods import METHODS
@@ -739,3 +740,14 @@ def test_the_scale_of_a_lokr_is_by_the_files_own_split(first: str, second: str) 
     torch.testing.assert_close(change, own_change(parts, torch.float32).reshape(weight.shape), rtol=1e-4, atol=1e-5)
     attachment.set_strength(2)
     torch.testing.assert_close(slot.layer.get_delta_weight(attachment.adapter), 2 * change)
+
+
+@pytest.mark.parametrize("key", ["conv", "targets"])
+def test_convolutions_are_refused_where_there_are_none(key: str) -> None:
+    facts = {row.facts.attention: row.facts for row in FAMILIES}
+    settings = Lora(conv=True) if key == "conv" else Lora(targets="attention-ff-conv")
+    with pytest.raises(RecipeError) as error:
+        settings.check(facts["joint"])
+    assert error.value.code == "RC002" and f"method.{key}" in error.value.part("what")
+    settings.check(facts["cross"])
+    Lora(targets="attention-ff").check(facts["joint"])

@@ -287,3 +287,14 @@ def test_what_is_dropped_and_cannot_be(name: str, status: int, tmp_path: Path) -
         assert here.ask("POST", "/api/dropped", b"no image", x_file_name=name)[0] == status
         kept = {path.name for path in (tmp_path / "home/dropped").glob("*")}
         assert kept == ({"a.pt"} if status == 200 else set())
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb"])
+def test_half_a_character_is_refused(name: str, tmp_path: Path) -> None:
+    with running(tmp_path / "home") as studio:
+        assert studio.ask("POST", "/api/projects", {"name": name})[0] == 400
+        assert studio.ask("POST", "/api/projects", {"name": "猫"})[0] == 200
+        project = studio.ask("GET", "/api/home")[1]["projects"][0]["id"]
+        assert (
+            studio.ask("POST", f"/api/projects/{project}/recipe", {"settings": {"train.steps": float("inf")}})[0] == 400
+        )

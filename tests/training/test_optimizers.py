@@ -48,6 +48,8 @@ def test_an_optimizer_by_its_address_steps_as_made_by_hand() -> None:
         ({"optimizer_class": "torch.optim:Nothing"}, "Nothing"),
         ({"optimizer_class": "no_such_package:Lion"}, "no_such_package"),
         ({"optimizer_class": "torch.nn:Linear"}, "not an optimizer"),
+        ({"optimizer_class": "torch.optim:LBFGS"}, "fails at a step"),
+        ({"optimizer_class": "torch.optim:SparseAdam"}, "dense gradients"),
         ({"optimizer_class": "torch.optim.NAdam"}, "package.module:Class"),
         ({"optimizer_class": "torch.optim:NAdam", "optimizer": "prodigy"}, "train.optimizer"),
         ({"optimizer_args": ["betas"]}, "name=value"),
@@ -55,6 +57,7 @@ def test_an_optimizer_by_its_address_steps_as_made_by_hand() -> None:
         ({"optimizer_args": ["lr=1"]}, "train.learning_rate"),
         ({"optimizer_args": ["weight_decay=1"]}, "train.weight_decay"),
         ({"optimizer_args": ["betas=2,3"]}, "beta"),
+        ({"optimizer_args": ["betas=0.9,"]}, "range"),
         ({"optimizer_args": ["eps=small"]}, "eps"),
         ({"optimizer": "riemannian", "optimizer_args": ["betas=1,2"]}, "memory"),
     ],
@@ -63,5 +66,5 @@ def test_what_cannot_be_is_told_before_images_are_read(settings: dict[str, Any],
     with pytest.raises(RecipeError, match="RC002") as caught:
         method = "textual-inversion" if "optimizer" in settings else "lora"
         train = config.Recipe.of(method, settings={f"train.{key}": value for key, value in settings.items()}).train
-        list(optim.notes(train))
+        optim.check(train, torch.device("cpu"))
     assert found in str(caught.value)

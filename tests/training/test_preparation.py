@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from runs import make_place
 from safetensors.torch import save_file
 from torch import Tensor
@@ -142,3 +143,27 @@ def test_what_the_base_cannot_have_is_told_before_images_are_read(
         for event in preparation.read_inputs(recipe, tmp_path, preparation.accelerate_for(recipe)):
             seen.append(event)
     assert [event.name for event in seen if isinstance(event, Phase)] == ["load"]
+
+
+@pytest.mark.parametrize("fault", ["data.weight", "data.mask_outside"])
+def test_images_none_of_which_counts_are_refused(fault: str, tmp_path: Path) -> None:
+    """Training would go on to the end, and learn nothing."""
+    base, images = make_place(tmp_path)
+    keys: dict[str, Any] = {"train.device": "cpu", "train.precision": "fp32"}
+    keys |= {"data.weight": 0} if fault == "data.weight" else {"data.masks": "auto"}
+    masks = [image.with_name(f"{image.stem}-mask.png") for image in images.glob("*.png")]
+    for mask in masks if "data.masks" in keys else ():
+        Image.new("L", (64, 64)).save(mask)
+
+    def read(**more: Any) -> None:
+        recipe = Recipe.of("lora", base=base, images=images, trigger="zuzu", settings=keys | more)
+        list(preparation.read_inputs(recipe, tmp_path, preparation.accelerate_for(recipe)))
+
+    with pytest.raises(RecipeError) as caught:
+        read()
+    assert caught.value.code == "RC002" and fault in caught.value.part("what")
+    read(**{fault: 0.1})
+    if "data.masks" in keys:
+        # One that counts is enough.
+        masks[0].unlink()
+        read()

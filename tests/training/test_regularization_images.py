@@ -101,6 +101,10 @@ def test_a_class_word_is_needed_to_draw_or_caption_regularization_images(tmp_pat
     assert caught.value.code == "RC005"
     with pytest.raises(ImageError):
         regularization_images.requested(Data(reg_images=str(tmp_path / "nowhere")))
+    for given in (tmp_path, tmp_path / "." / ".." / tmp_path.name):
+        with pytest.raises(RecipeError) as caught:
+            regularization_images.requested(Data(images=str(tmp_path), reg_images=str(given)))
+        assert caught.value.code == "RC002" and "subject" in caught.value.part("why")
     nameless = Data(size_px=64, min_size_px=1, cache=False, trigger="zuzu")
     manifest = scan.scan(paint(tmp_path / "subject", [(64, 64)], 10), nameless)
     buckets = bucket.assign(manifest, size_px=64, step_px=16)

@@ -114,8 +114,12 @@ def test_json_is_one_object_on_stdout(done: Path, capsys: pytest.CaptureFixture[
 def test_a_folder_in_use_is_left_alone(done: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = hashes(done)
     assert program(*words(place, "first")) == 2
-    assert "RC006" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "RC006" in said and "another training run" in said and f"tsuika resume {done}" in said
     assert hashes(done) == before
+    assert program(*words(place, "pictures")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "RC006" in said and "something else" in said and "resume" not in said
 
 
 def test_dry_run_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned
 from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.safetensors import header_or_none
-from tsuika.core.texts import _
+from tsuika.core.texts import _, listed
 from tsuika.core.types import Model
 from tsuika.generation import compose, pipeline, png_info
 from tsuika.generation.compose import Combination, Composition, Requested, describe
@@ -333,7 +333,12 @@ def check_strengths(drawings: Iterable[Drawing], requests: Iterable[Requested]) 
     known = {one.path.stem for one in requests}
     for name, strength in {pair for drawing in drawings for pair in drawing.strengths}:
         if name not in known and (name or not known):
-            why = f"{name or '–'} ≠ {', '.join(sorted(known)) or '–'}"
+            if known:
+                why = _(
+                    "`{name}` is none of the files that are applied: {known}", name=name, known=listed(sorted(known))
+                )
+            else:
+                why = _("There is nothing whose strength it is: give a file, for example --lora FILE.")
             raise RecipeError("RC002", key="strength", found=strength, why=why)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tsuika.api.status import triggers
 from tsuika.core import kept, names
 from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, no_such
 from tsuika.core.events import Event, Phase, Previewed, read
-from tsuika.core.files import sha256, unused, whole, write_text
+from tsuika.core.files import check_place, sha256, unused, whole, write_text
 from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.evaluation.report_guard import RANGE, role
@@ -73,8 +72,9 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
     if name and (why := names.fault_of(name)):
         raise RecipeError("RC002", key="--name", found=name, why=why)
     yield Phase("write")
+    check_place(to, is_folder=True)
     program, ended = program_at(to), finished(folder, which)
-    uses = list(ended.uses(ended.base, ended.paths))
+    uses = ended.uses(ended.base, ended.paths)
     use = next((one for one in uses if program and program.name in one.program and one.file), None)
     if program and use is None:
         why = _("{program} does not apply its results.", program=program.name)
@@ -86,7 +86,7 @@ def export(run: Path | str, to: Path | str, *, which: str = MAIN, name: str = ""
     target = unused(to / (use.folder if use else ""), name or source.stem, source.suffix if source.is_file() else "")
     digest = _copied(source, target)
     beside = tuple(_beside(ended, source, target))
-    told = tuple(_told(one, source.relative_to(folder.root), target) for one in uses)
+    told = tuple(map(_told, ended.uses(ended.base, (target.as_posix(),))))
     return Exported(target, program.name if program else "", digest, beside, told)
 
 
@@ -132,12 +132,14 @@ def finished(folder: RunDir, which: str) -> FinishedRun:
     """A run and its `safe`, `balanced` or `likeness` result.
 
     Raises:
-        InterruptedRunError: EV004, the run has no result (yet).
+        InterruptedRunError: TR002, this is no run folder; EV004, the run has no result (yet).
         FormatError: TR011, its report or recipe was changed.
         RecipeError: RC002, no such result.
     """
     if which not in RANGE:
         raise no_such("--which", which, RANGE)
+    if not folder.recipe.is_file():
+        raise InterruptedRunError("TR002", where=folder.root)
     if not folder.report_json.is_file():
         raise InterruptedRunError("EV004", where=folder.root)
     report = read_report(folder.report_json)
@@ -158,15 +160,12 @@ def finished(folder: RunDir, which: str) -> FinishedRun:
     return FinishedRun(folder, report, base, trigger, triggers(data), prompt, paths)
 
 
-def _told(use: Use, was: Path, now: Path) -> dict[str, Any]:
-    """A use by language, with the place and name that the file has now."""
-    paste = use.paste.replace(shlex.quote(was.as_posix()), shlex.quote(str(now)))
-    own = use.program == "tsuika"
-    how = in_languages(_("On this machine:") if own else use.how)
+def _told(use: Use) -> dict[str, Any]:
+    """A use, by language."""
     return {
         "program": use.program,
-        "how": {lang: text.replace(was.stem, now.stem) for lang, text in how.items()},
-        "paste": paste if own else paste.replace(was.stem, now.stem),
+        "how": in_languages(_("On this machine:") if use.program == "tsuika" else use.how),
+        "paste": use.paste,
         "note": in_languages(use.note) if use.note else None,
     }
 

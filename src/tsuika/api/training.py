@@ -150,7 +150,7 @@ def demo(out: Path | str, *, steps: int | None = None, language: str | None = No
     """
     tables = config.override(config.read_tables(DEMO_RECIPE), {"data.images": str(DEMO_PICTURES)})
     prompts = [prompt.text for prompt in mascot.TEST_PROMPTS]
-    tables = config.override(tables, {"preview.prompts": prompts} | ({"train.steps": steps} if steps else {}))
+    tables = config.override(tables, {"preview.prompts": prompts} | ({} if steps is None else {"train.steps": steps}))
     recipe = config.build(tables, where=str(DEMO_RECIPE))
     with _open_run(recipe, Path(out)) as folder:
         return (yield from _run(recipe, folder, f"tsuika demo --out {out}-again", scores.mascot_scores, language))

@@ -11,6 +11,7 @@ import typer
 from tsuika.cli import early, labels, language, layout, progress, screen
 from tsuika.cli.flags import BaseModel, ClassWord, Json, RecipeFile, Trigger
 from tsuika.cli.language import local
+from tsuika.core.errors import RecipeError
 from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def check(
     json: Json = False,
 ) -> None:
     """`tsuika check`."""
+    if out and not fix:
+        raise RecipeError("RC005", found="--fix", do=f"tsuika check {folder} --fix --out {out}")
     early.check(images=str(folder))
     import tsuika
     from tsuika import config

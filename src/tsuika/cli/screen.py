@@ -124,8 +124,16 @@ def _told(error: TsuikaError | None) -> dict[str, Any] | None:
 def run(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Run the program and exit with its status."""
     rest, file = language.taken(arguments, "--events")
-    with _recorded(Path(file) if file else None):
-        _run(app, rest)
+    try:
+        with _recorded(Path(file) if file else None):
+            _run(app, rest)
+    except OSError as failed:
+        # Of the file of events; what a command raises has been told.
+        known = outer_cause(failed, where=file)
+        if known is None:
+            raise
+        error(known)
+        raise SystemExit(known.exit_status) from None
 
 
 def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
@@ -155,7 +163,7 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
             error(explained)
         else:
             write(sys.stderr, f"{wrong}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(explained.exit_status if explained else 2) from None
     except BrokenPipeError:
         # Of the library that writes `--help`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ import typer.core
 from tsuika.cli import layout
 from tsuika.cli.flags import filled
 from tsuika.cli.language import local
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, ResourceError, TsuikaError
 from tsuika.core.texts import Text, _, listed
 
 LANGUAGE: Final = _("Language of messages: en, ja or auto. It works anywhere on the line.")
@@ -41,6 +44,22 @@ class _Helpful:
 
 class Command(_Helpful, typer.core.TyperCommand):
     """A command with help in the language in use."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ever, but for an empty path (of an unset variable of the shell), which would be the current folder, and
+        numbers that are none. Raises RecipeError: RC015, RC016."""
+        given = self.make_parser(ctx).parse_args(args=[*args])[0]
+        rest = super().parse_args(ctx, args)
+        about: dict[str, Any] = {"do": f"{ctx.command_path} --help"}
+        for one in self.get_params(ctx):
+            raw, value = given.get(one.name), ctx.params.get(one.name)
+            if "" in (raw if isinstance(raw, list | tuple) else (raw,)):
+                values = value if isinstance(value, list | tuple) else (value,)
+                if any(isinstance(path, Path) for path in values):
+                    raise RecipeError("RC016", found=_name(one), **about)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecipeError("RC015", key=_name(one), found=value, why=_("Give a finite number."), **about)
+        return rest
 
 
 class Group(_Helpful, typer.core.TyperGroup):
@@ -105,7 +124,7 @@ def _meaning(parameter: Any) -> str:
     return text
 
 
-def explained(error: Exception) -> RecipeError | None:
+def explained(error: Exception) -> TsuikaError | None:
     """The error of ours for a complaint of the parser; None for the help that it shows where there are no arguments."""
     complaint: Any = error
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -130,6 +149,8 @@ def explained(error: Exception) -> RecipeError | None:
             from tsuika.core.section import reason
 
             cause: Any = error.__cause__
+            if denied := re.search(r"'(.*)' is not (?:readable|writable)", message):
+                return ResourceError("RS003", where=denied[1], why=os.strerror(errno.EACCES))
             if not hasattr(cause, "errors"):
                 return RecipeError("RC019", where=name, why=message, do=do)
             details = cause.errors()[0]

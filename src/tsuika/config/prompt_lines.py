@@ -66,15 +66,18 @@ def parse(text: str, *, key: str = "prompts", where: object = "") -> PromptLine:
 
 
 def read(file: Path, *, key: str) -> tuple[str, ...]:
-    """The lines of a file, without comments (`#`). Raises RecipeError: it cannot be read or holds none (RC005), or a line
-    is not understood (RC002)."""
+    """The lines of a file, without comments (`#`). Raises RecipeError (RC002): it cannot be read or holds none, or a line
+    is not understood."""
+    lines, why = [], _("Write one prompt a line into the file.")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("RC005", where=file, found=key, do=str(error)) from None
+    except OSError:
+        why = _("There is no such file, or it cannot be opened.")
+    except UnicodeDecodeError:
+        why = _("It is not UTF-8 text.")
     found = tuple(line for line in lines if line and not line.startswith("#"))
     if not found:
-        raise RecipeError("RC005", where=file, found=key, do=_("Write one prompt a line into the file."))
+        raise RecipeError("RC002", where=file, key=key, found=file.name, why=why)
     for line in found:
         parse(line, key=key, where=file)
     return found

@@ -90,7 +90,7 @@ class ResourceError(TsuikaError):
 _CODES: Final = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "RS002"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "RS003"),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.EILSEQ), "RC028"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP, errno.EEXIST, errno.ENOTDIR), "RC028"),
 }
 _OURS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EFAULT})  # wrong use of the system by a program
 # A library's own error with the system's number or words in it: safetensors, torch, SQLite.
@@ -101,6 +101,8 @@ _IN_WORDS: Final = (
     (re.compile(r"database or disk is full"), errno.ENOSPC),
     (re.compile(r"readonly database|unable to open database file"), errno.EROFS),
     (re.compile(r"disk I/O error"), errno.EIO),
+    # Of `Path.resolve` before Python 3.13.
+    (re.compile(r"^Symlink loop"), errno.ELOOP),
 )
 _LIBRARIES: Final = ("SafetensorError", "OutOfMemoryError", "AcceleratorError", "OperationalError", "RuntimeError")
 

@@ -149,7 +149,7 @@ def check_place(path: Path, *, is_folder: bool = False) -> None:
         raise RecipeError("RC028", where=path, why=why)
     try:
         parts = (path, *path.absolute().parents)
-        above = next(one for one in parts if one.is_dir() or ((is_folder or one != path) and one.exists()))
+        above = next(one for one in parts if one.is_dir() or ((is_folder or one != path) and os.path.lexists(one)))
     except OSError as error:
         raise outer_cause(error, where=path) or error from None
     if not above.is_dir():

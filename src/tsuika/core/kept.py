@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tsuika.core import files
-from tsuika.core.errors import FormatError
+from tsuika.core.errors import FormatError, outer_cause
 from tsuika.core.texts import Text, _
 
 Kept = TypeVar("Kept")
@@ -37,9 +37,11 @@ def read(path: Path, build: Callable[[Any], Kept]) -> Kept:
 
 
 def parsed(path: Path) -> Any:
-    """What the JSON in a file says. Raises FormatError: TR011, it cannot be read or is none."""
+    """What the JSON in a file says. Raises FormatError: TR011, it is not there or none; TsuikaError: it may not be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise outer_cause(error, where=path) or error from None
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:

@@ -70,11 +70,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "For example: --set train.steps=400",
         ),
         "RC005": ("{found} is needed", "The command cannot start without it.", "{do}"),
-        "RC006": (
-            "The output folder is already in use",
-            "It holds another training run. Nothing is ever overwritten.",
-            "Choose another --out, or go on with: tsuika resume {where}",
-        ),
+        "RC006": ("The output folder is already in use", "{why} Nothing is ever overwritten.", "{do}"),
         "RC007": (
             "The output exists already",
             "Files are not overwritten unless you ask for it.",

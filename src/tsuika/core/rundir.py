@@ -68,7 +68,13 @@ class RunDir:
             why = _("It is no Unicode (UTF-8), so that weights could not be read back from there.")
             raise RecipeError("RC028", where=self.root, why=why)
         if self.root.exists() and (not self.root.is_dir() or not all(map(self._is_left_over, self.root.iterdir()))):
-            raise RecipeError("RC006", where=self.root)
+            if self.recipe.is_file():
+                why = _("It holds another training run.")
+                do = _("Choose another --out, or go on with: tsuika resume {run}", run=self.root)
+            else:
+                why = _("It is a file, or a folder that holds something else.")
+                do = _("Choose another --out: a folder that is empty or not there yet.")
+            raise RecipeError("RC006", where=self.root, why=why, do=do)
 
     def create(self) -> RunDir:
         """Make a new run folder. Raises RecipeError: as `check_free`."""

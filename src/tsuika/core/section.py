@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from tsuika.core.texts import Text, _, listed
@@ -51,7 +51,7 @@ def help_of(field: FieldInfo) -> Help | None:
 class Section(BaseModel):
     """A frozen part of the recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -59,6 +59,14 @@ class Section(BaseModel):
         for one in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(one, str) and not one.isprintable() and re.search("[\0\ud800-\udfff]", one):
                 raise ValueError(_("It is no text (UTF-8), or holds the character NUL. Rename the file or folder."))
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and wanted in (int, float):
+            raise ValueError(_("Give a number."))
         return value
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tsuika.core import finite, kinds, pickles, safetensors, torch_files
-from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.errors import FormatError, ModelError, outer_cause
 from tsuika.core.files import whole
 from tsuika.core.plain import parsed
 from tsuika.core.texts import Text, _, few
@@ -89,12 +89,17 @@ class Weights:
 
 def open_weights(path: Path) -> Weights:
     """Open a weight file by its content. Raises ModelError: not there (MD001), not weights (MD002), damaged (MD003), a
-    pickle with code in it (MD005)."""
+    pickle with code in it (MD005); ResourceError: the system cannot read it."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # Reading a pipe or a device may never come to an end.
+        raise kinds.unlike(path, kinds.other(_("a pipe or a device")), kinds.WEIGHTS)
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ModelError("MD001", where=path, why=_unreadable(error)) from None
+    except OSError as error:
+        raise outer_cause(error, where=path) or error from None
     if not head:
         raise FormatError("MD003", where=path, why=_("The file is empty (0 bytes)."))
     if len(head) > 8 and head[8:9] == b"{":  # first: a safetensors header of 128 bytes begins as a pickle does

@@ -61,7 +61,7 @@ def tell_apart(listing: Listing, root: Path, reg_images: str = "", masks: str = 
     Args:
         listing: of `root`.
         reg_images: the folder of regularization images that the recipe names, which may lie below `root`.
-        masks: that of masks.
+        masks: that of masks, or `auto`.
     """
     given = Path(reg_images).resolve() if reg_images and Path(reg_images).is_dir() else None
     of_masks = Path(masks).resolve() if masks and Path(masks).is_dir() else None
@@ -82,7 +82,7 @@ def tell_apart(listing: Listing, root: Path, reg_images: str = "", masks: str = 
     for role in (_samples, _masks):
         found |= dict(role(listing, [image for image in listing.images if image.name not in found]))
     aside = tuple(
-        LeftOut(one.path, found[one.name], _WORDS.get(found[one.name], ""), one.name)
+        LeftOut(one.path, found[one.name], "" if masks else _WORDS.get(found[one.name], ""), one.name)
         for one in listing.images
         if one.name in found
     )

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Final
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.texts import _
 from tsuika.methods import METHODS, Method
 
 ROUND = 1.1  # (x) multiplies by it, [x] divides by it
@@ -79,7 +80,7 @@ class Prompt:
 def parse(source: str) -> Prompt:
     """Read a prompt. Brackets without a partner are text, those never closed reach to the end.
 
-    Raises RecipeError (RC002): a tag's strength is not a finite number.
+    Raises RecipeError (RC002): a tag's strength or a weight is not a finite number.
     """
     tags: list[Tag] = []
     ignored: list[str] = []
@@ -163,7 +164,11 @@ def _weigh(text: str) -> list[Weighted]:
         multiply(start, ROUND)
     for start in opened["["]:
         multiply(start, 1 / ROUND)
-    merged = [Weighted("".join(text for text, _ in group), weight) for weight, group in groupby(parts, itemgetter(1))]
+    if huge := next((text for text, weight in parts if not math.isfinite(weight)), ""):
+        raise RecipeError("RC002", key="prompt", found=huge, why=_("Its weight is too large."))
+    merged = [
+        Weighted("".join(text for text, _weight in group), weight) for weight, group in groupby(parts, itemgetter(1))
+    ]
     return merged or [Weighted("")]
 
 
@@ -210,7 +215,7 @@ def _edited(body: str, step: int, steps: int) -> str | None:
     *texts, when = _split(body, ":")
     if 1 <= len(texts) <= 2 and (number := _WHEN.fullmatch(when)):
         # As A1111 has it: a number with a point is a share.
-        last = min(steps, int(float(number[1]) * (steps if "." in number[1] else 1)))
+        last = int(min(steps, float(number[1]) * (steps if "." in number[1] else 1)))
         before, after = texts if len(texts) == 2 else ("", *texts)
         return before if step <= last else after
     turns = _split(body, "|")

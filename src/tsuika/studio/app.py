@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
@@ -18,13 +19,22 @@ from tsuika.studio.security import AccessControl
 from tsuika.studio.state import Studio
 
 
+async def _can_be_kept(request: Request) -> None:
+    """Refuse what JSON may say and neither files nor JSON can hold: half a character, an infinite number."""
+    if request.headers.get("content-type", "").startswith("application/json"):
+        try:
+            json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise HTTPException(400) from None
+
+
 def routes(lifespan: Any = None) -> FastAPI:
     """All routes, without what they work on."""
     # The schema is for the types of our own pages (scripts/studio_schema.py), so no route serves it.
     app = FastAPI(title="tsuika studio", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(GZipMiddleware, minimum_size=1024)
     for part in (pages, projects, images, jobs, runs, tools):
-        app.include_router(part.router)
+        app.include_router(part.router, dependencies=[Depends(_can_be_kept)])
     return app
 
 

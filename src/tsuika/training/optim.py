@@ -42,12 +42,26 @@ def weight_decay_over_run(train: Train) -> float | None:
     return None if train.optimizer == "prodigy" else train.weight_decay * train.learning_rate * Schedule.of(train).total
 
 
-def notes(train: Train) -> Iterator[Warned]:
-    """TR004 where weight decay is set and has next to no effect: below `PLACEBO` over the run.
+def check(train: Train, device: torch.device) -> None:
+    """Whether the optimizer can be made, and one of an installed package makes a step.
 
-    Raises RecipeError (RC002): the optimizer cannot be made, told here before images are read.
+    Raises RecipeError (RC002): it cannot; some need a closure, or gradients of another kind.
     """
-    _choose(train, [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": train.learning_rate}])
+    one = nn.Parameter(torch.zeros(2, 2, device=device))
+    found = _choose(train, [{"params": [one], "lr": train.learning_rate}])
+    if not train.optimizer_class:
+        return
+    one.grad = torch.ones_like(one)
+    try:
+        found.step()
+    # Whatever its package raises.
+    except Exception as error:
+        why = _("It fails at a step: {error}", error=error)
+        raise RecipeError("RC002", key="train.optimizer_class", found=train.optimizer_class, why=why) from error
+
+
+def notes(train: Train) -> Iterator[Warned]:
+    """TR004 where weight decay is set and has next to no effect: below `PLACEBO` over the run."""
     strength = weight_decay_over_run(train)
     if train.weight_decay and strength is not None and strength < PLACEBO:
         yield note("TR004", strength=f"{strength:.2g}")
@@ -87,7 +101,7 @@ def _choose(train: Train, rows: list[dict[str, Any]]) -> Optimizer:
     kind, usual = _kind(train)
     try:
         found: Optimizer = kind(rows, **(usual | _arguments(train, kind)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise RecipeError("RC002", key="train.optimizer_args", found=train.optimizer_args, why=str(error)) from error
     return found
 

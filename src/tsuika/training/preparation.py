@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from tsuika.families import inpainting
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
 from tsuika.methods import Method, MethodSection, find, with_outside
-from tsuika.training import loggers, notify, preservation, regularization_images, surroundings
+from tsuika.training import loggers, notify, optim, preservation, regularization_images, surroundings
 from tsuika.training.device import DTYPES, pick_device, pick_precision
 from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
@@ -168,6 +168,7 @@ def read_inputs(
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     loggers.check(recipe.train.log_with)
     notify.check(recipe.train.notify)
+    optim.check(recipe.train, accelerator.device)
     yield from recipe.remarks
     settings = completed(recipe)
     regularization_images.requested(recipe.data)
@@ -212,6 +213,7 @@ def read_inputs(
     recipe = recipe.model_copy(update={"data": data})
     yield from manifest.remarks()
     each = data.each()
+    _check_weighs(manifest, each)
     if len(each) > 1:
         yield note("DS014", sets=listed(f"{name} ({len(manifest.of(name))})" for name in each), count=len(each))
     if data.masks_images or any(own.masks_images for own in each.values()):
@@ -225,6 +227,18 @@ def read_inputs(
     yield from _long_captions(captions, model)
     yield from (note("TR003", word=w) for w in settings.new_words if not any(has_word(text, w) for text in captions))
     return Inputs(recipe, settings, model, manifest, buckets, start)
+
+
+def _check_weighs(manifest: Manifest, each: Mapping[str, Data]) -> None:
+    """Whether anything of any image counts in the loss. Raises RecipeError (RC002): nothing does."""
+    if not any(sample.weight for sample in manifest.samples):
+        why = _("It is 0 for every image, so nothing would be learned.")
+        raise RecipeError("RC002", key="data.weight", found=0, why=why)
+    empty = {one.name for one in manifest.notes if one.code == "mask-empty"}
+    outside = {name: own.mask_outside for name, own in each.items()}
+    if all(sample.name in empty and not outside[sample.set] for sample in manifest.samples):
+        why = _("The masks of all images are empty, and nothing outside of them counts, so nothing would be learned.")
+        raise RecipeError("RC002", key="data.mask_outside", found=0, why=why)
 
 
 def _long_captions(captions: Sequence[str], model: Model) -> Iterator[Warned]:

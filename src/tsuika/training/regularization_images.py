@@ -52,11 +52,15 @@ class Draw(Protocol):
 def requested(data: Data) -> bool:
     """Whether the recipe asks for regularization images.
 
-    Raises RecipeError (RC005): they are to be drawn, and there is no class word; ImageError (DS001): there is no such folder.
+    Raises RecipeError: they are to be drawn, and there is no class word (RC005), or they are the subject's images (RC002);
+    ImageError (DS001): there is no such folder.
     """
     for one in data.each().values():
         if one.reg_folder and not Path(one.reg_folder).is_dir():
             raise ImageError("DS001", where=one.reg_folder)
+        if one.reg_folder and one.images and Path(one.reg_folder).resolve() == Path(one.images).resolve():
+            why = _("These are the images of the subject. Regularization images show its class without it.")
+            raise RecipeError("RC002", key="data.reg_images", found=one.reg_folder, why=why)
         if one.reg_generate and not one.reg_folder and not one.class_word:
             raise RecipeError("RC005", found="--class-word", do="--class-word dog")
     return data.regularizes

@@ -155,7 +155,7 @@ _NEUTRAL: Final = re.compile(
     r"|mem_eff_attn|num_(processes|machines)|gpu_ids|multi_gpu|main_process_port|dynamo_.*|extra_accelerate.*|huggingface_.*"
     r"|save_(model_as|last_n.*|state.*|every_n_epochs)|cache_.*|sdxl_(cache.*|no_half_vae)|no_half_vae|vae_batch_size|lowram"
     r"|highvram|caption_extension|bucket_(reso_steps|no_upscale)|(min|max)_bucket_reso|max_token_length|no_token_padding"
-    r"|v2|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_.*|network_module"
+    r"|v2|sdxl|sdxl_checkbox|flux1_checkbox|sd3_checkbox|model_list|training_comment|metadata_(?!file).*|network_module"
     r"|network_args|network_train_unet_only|LoRA_type|lr_warmup.*|lr_scheduler(_num_cycles|_power)?|optimizer(_type|_args)?"
     r"|use_8bit_adam|dataset_config|folders|is_reg|config_file|subsets|datasets|train_text_encoder|stop_text_encoder_training"
     r"|sample_sampler|.*resume.*|persistent_.*|console_.*|additional_parameters|unit|factor|LyCORIS_preset|masked_loss"

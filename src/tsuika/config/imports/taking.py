@@ -50,7 +50,9 @@ class Rule(NamedTuple):
 
 
 def number(value: Any) -> float | int | None:
-    """A number that may be written as text; None: it is none, or not finite."""
+    """A number that may be written as text; None: it is none (nor is true, of a flag without its value), or not finite."""
+    if isinstance(value, bool):
+        return None
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):

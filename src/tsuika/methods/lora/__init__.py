@@ -181,10 +181,14 @@ class Lora(MethodSection):
         return self.text_encoder or self.dropout > 0
 
     def check(self, facts: Facts) -> None:
-        """Files for SD3 have q, k and v as one layer, which LoKr's products cannot be put together in."""
+        """Files for SD3 have q, k and v as one layer, which LoKr's products cannot be put together in; and it has no convolutions."""
         if facts.attention == "joint" and self.adapter == "lokr":
             why = _("Programs keep q, k and v of {family} as one layer, which LoKr cannot be.", family=facts.title)
             raise RecipeError("RC002", key="method.adapter", found=self.adapter, why=why)
+        if facts.attention == "joint" and "unet.conv" in self.roles:
+            key, found = ("conv", self.conv) if self.conv else ("targets", self.targets)
+            why = _("{family} has no convolutions that could be adapted.", family=facts.title)
+            raise RecipeError("RC002", key=f"method.{key}", found=found, why=why)
 
     @property
     def roles(self) -> tuple[Role, ...]:
