@@ -20,6 +20,7 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Data, Preview
 from tsuika.data.manifest import Manifest, Sample
+from tsuika.data.subjects import subjects_of
 from tsuika.evaluation.prompts import asked
 from tsuika.generation.png_info import read as read_png
 
@@ -60,7 +61,7 @@ def test_a_file_becomes_part_of_the_recipe(tmp_path: Path) -> None:
     assert (lines["a zuzu cat"].seed, lines["a zuzu cat"].negative) == (5, "zuzu hat")
     assert [one.size_px for one in lines.values()] == [None, None, (64, 64)]
     # `evaluate` draws the same prompts, all alike.
-    own = asked(Data(trigger="zuzu", class_word="cat"), Preview(), [], embedded=False, own=file)
+    own = asked(subjects_of(Data(trigger="zuzu", class_word="cat")), Preview(), [[]], embedded=False, own=file)
     assert [one.text for one in own if one.group == "subject"] == ["a zuzu cat"]
     file.write_text("# nothing\n", encoding="utf-8")
     for missing in (file, tmp_path / "none.txt"):

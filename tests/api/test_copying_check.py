@@ -11,6 +11,7 @@ import tsuika
 from tsuika import config
 from tsuika.api import previews
 from tsuika.embedded import gadget, mascot
+from tsuika.evaluation.prompts import CAPTIONS
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -36,7 +37,7 @@ def test_training_captions_are_drawn_compared_and_kept_apart_from_the_previews(
     assert [row["prompt"] for row in told["before_after"]] == ["a daruma in the snow"]
     alike = told["lookalikes"]
     captions = {pair["prompt"] for pair in alike["pairs"] if pair["of_training"]}
-    assert captions <= {one.caption for one in drawn} and 1 <= len(captions) <= min(count, previews.CAPTIONS)
+    assert captions <= {one.caption for one in drawn} and 1 <= len(captions) <= min(count, CAPTIONS)
     assert alike["asked_captions"] and alike["drawings"] == 2 + len(captions)
     assert {pair["prompt"] for pair in alike["pairs"]} - captions == {
         p.format(trigger="daruma") for p in previews.prompts(recipe)

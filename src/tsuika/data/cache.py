@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tsuika.core.errors import ModelError, ResourceError
+from tsuika.core.errors import ModelError, RecipeError, ResourceError
 from tsuika.core.files import whole, write_text
 from tsuika.core.texts import _
 from tsuika.data import masks
@@ -102,7 +102,7 @@ def write(path: Path, entry: Encoded, *, key: str, scale: float, vae: str) -> No
             write_text(mark, f"{_SIGNATURE}\n# Latents encoded by tsuika; may be deleted at any time.\n")
         with whole(path) as temporary:
             save_file(entry.tensors, temporary, metadata=header)
-    except ResourceError as error:
+    except (RecipeError, ResourceError) as error:
         # A full disk has a remedy of its own.
         if error.code == "RS002":
             raise
