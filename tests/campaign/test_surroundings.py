@@ -45,9 +45,14 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose user has no entry: `~` stays what it is."""
+    pwd = pytest.importorskip("pwd", reason="Windows asks the environment alone")
+
+    def no_entry(user: int) -> None:
+        raise KeyError(user)
+
     for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
 
 
 @pytest.mark.usefixtures("homeless")
