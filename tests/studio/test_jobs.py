@@ -19,6 +19,7 @@ import pytest
 from tsuika.core.rundir import RunDir
 from tsuika.studio.home import Home
 from tsuika.studio.jobs import LIGHT, Job, Jobs
+from tsuika.studio.live import Live
 
 # Called as `--events FILE WHAT`; says that it began, does it, and says how it ended.
 STAND_IN = """
@@ -84,6 +85,21 @@ def begun(jobs: Jobs, job: Job) -> Job:
 
 def let_go(jobs: Jobs, job: Job) -> None:
     (jobs.folder(job) / "events.jsonl.go").touch()
+
+
+@pytest.mark.parametrize("what", ["nothing", "fails", "breaks"])
+def test_pages_are_told_of_a_job_that_is_over_between_two_looks(
+    home: Home, program: tuple[str, ...], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(home, program)
+    live, told = Live(home, jobs), list[dict[str, Any]]()
+    monkeypatch.setattr(live, "tell", told.append)
+    live.look()
+    over = until(jobs, jobs.add("check", [what], lane=LIGHT), "done", "failed", "died")
+    live.look()
+    assert [(one["job"]["id"], one["job"]["state"]) for one in told] == [(over.id, over.state)]
+    live.look()
+    assert len(told) == 1
 
 
 def test_a_job_starts_at_once_and_its_result_is_what_it_printed(home: Home, program: tuple[str, ...]) -> None:

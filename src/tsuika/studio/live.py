@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class Live:
         self._followers: dict[str, Follower] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Queue[dict[str, Any]]]] = set()
+        self._looked = time.time()
         self._lock, self._ends = threading.Lock(), threading.Event()
         # A file is read on by one thread at a time, else its lines would be taken in twice.
         self._reading = threading.RLock()
@@ -112,9 +114,12 @@ class Live:
 
     def look(self) -> None:
         """Look after the jobs now, and tell what has changed."""
+        # A job may begin and end between two looks.
+        since, self._looked = self._looked, time.time()
         self._jobs.tick()
         with self._reading:
-            for job in self._jobs.all(f"where state in ('waiting', 'running') or id in ({self._marks()})", *self._told):
+            chosen = f"where state in ('waiting', 'running') or ended >= ? or id in ({self._marks()})"
+            for job in self._jobs.all(chosen, since, *self._told):
                 view = self.view(job)
                 if self._told.get(job.id) != view:
                     self._told[job.id] = view
