@@ -87,7 +87,7 @@ def test_a_folder_says_it_by_its_scheduler_its_network_or_where_it_came_from(tmp
         assert found is not None and found.kind == kind and path.name in found.why
         path.write_text(before[path], encoding="utf-8")
     found = families.peek(folder.rename(tmp_path / "myTurbo")).few_steps
-    assert found is not None and (found.kind, found.why) == ("turbo", "its name")
+    assert found is not None and (found.kind, found.why) == ("turbo", "myTurbo")
 
 
 def test_a_model_in_the_hubs_cache_is_told_by_its_name_there(tmp_path: Path) -> None:

@@ -269,6 +269,8 @@ def test_rates_and_settings_are_searched_for_a_plan(here: Running, project: str)
 def test_what_died_is_done_once_more_past_what_it_has_left(here: Running) -> None:
     def died(command: list[str], values: dict[str, Any]) -> Job:
         key = here.ask("POST", "/api/commands", {"command": command, "values": values})[1]["job"]
+        # It waits for those before it, which may just have been killed.
+        here.until(key, "running")
         here.studio.jobs.kill(here.studio.jobs.get(key))  # type: ignore[arg-type]
         here.until(key, "died")
         found = here.studio.jobs.get(key)

@@ -119,7 +119,7 @@ class BaseModelInfo(WeightsInfo):
         few_steps: `turbo`, `lightning`, `hyper`, `lcm`, `tcd` or `dmd2` where something says that it was distilled to draw in
             a few steps; None where nothing does, and so are the next two.
         why_few_steps: by what it was told.
-        drawn_with: steps, CFG and sampler.
+        drawn_with: steps, sampler and CFG, the same in every language.
     """
 
     family: str
@@ -338,7 +338,7 @@ def _base(file: Path) -> BaseModelInfo:
 def _few_steps(few: FewSteps | None) -> dict[str, Any]:
     if few is None:
         return {}
-    drawn_with = f"{few.steps} steps, CFG {few.cfg:g}, {few.sampler}"
+    drawn_with = f"{few.steps} × {few.sampler}, CFG {few.cfg:g}"
     return {"few_steps": few.kind, "why_few_steps": few.why, "drawn_with": drawn_with}
 
 

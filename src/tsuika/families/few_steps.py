@@ -49,14 +49,14 @@ def recognise(path: Path, file: Weights | None, prediction: Prediction) -> FewSt
     return found
 
 
-def of_name(name: str, why: str = "its name") -> FewSteps | None:
-    """What a file's, folder's or hub model's name says: `juggernautXL_v9Lightning`, `sdxl_lightning_8step`."""
+def of_name(name: str, why: str = "") -> FewSteps | None:
+    """What a file's, folder's or hub model's name says, by `why` or itself: `juggernautXL_v9Lightning`, `sdxl_lightning_8step`."""
     words = _words(name)
     for kind in _KINDS:
         if any(words[at : at + len(row)] == [*row] for row in kind.words for at in range(len(words))):
             steps = [int(a) for a, b in pairwise(words) if a.isdecimal() and b in ("step", "steps")]
             said = steps[0] if steps and 1 <= steps[0] <= MOST else kind.steps
-            return FewSteps(kind.name, said, 1.0, kind.sampler, why)
+            return FewSteps(kind.name, said, 1.0, kind.sampler, why or name)
     return None
 
 

@@ -11,10 +11,10 @@ from tsuika import config
 from tsuika.api import search_space
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
-from tsuika.core.files import write_text
+from tsuika.core.files import unused, write_text
 from tsuika.core.texts import _
 from tsuika.studio import planning
-from tsuika.studio.home import Project, numbered
+from tsuika.studio.home import Project
 from tsuika.studio.jobs import Job, out_of
 from tsuika.studio.state import Studio
 
@@ -56,7 +56,7 @@ def again(studio: Studio, job: Job) -> Job:
         return planning.resume(studio, run, job.project)
     argv, about = job.argv, job.about
     if way_on == "again" and out is not None and out.exists():
-        new = next(path for path in numbered(out) if not path.exists())
+        new = unused(out.parent, out.stem, out.suffix)
         argv = tuple(part.replace(str(out), str(new)) if part in (str(out), f"--out={out}") else part for part in argv)
         about = {**about, "out": new.relative_to(studio.home.root).as_posix()} if "out" in about else about
     root = run.root if run is not None else None

@@ -8,9 +8,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,12 +190,6 @@ def runs_in(folder: Path) -> tuple[RunDir, ...]:
     """Run folders in a folder, the newest first."""
     found = [RunDir(path.parent) for path in folder.glob("*/recipe.toml")]
     return tuple(sorted(found, key=lambda run: run.recipe.stat().st_mtime, reverse=True))
-
-
-def numbered(path: Path) -> Iterator[Path]:
-    """`a.pt`, `a-2.pt`, `a-3.pt` and so on."""
-    yield path
-    yield from (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 
 
 def free_folder(parent: Path, name: str) -> Path:

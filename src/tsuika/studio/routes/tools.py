@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from tsuika.core.files import unused
 from tsuika.data.folder import IMAGES
 from tsuika.methods import METHODS
 from tsuika.pages import in_languages
@@ -17,7 +18,6 @@ from tsuika.studio import answers, models, planning, uploads
 from tsuika.studio.commands import forms
 from tsuika.studio.commands import start as start_command
 from tsuika.studio.dropped import made
-from tsuika.studio.home import numbered
 from tsuika.studio.jobs import LIGHT
 from tsuika.studio.state import Here
 
@@ -80,7 +80,7 @@ async def dropped(request: Request, studio: Here, x_file_name: Annotated[str, He
             return {"image": await run_in_threadpool(lambda: made(studio, file))}
         if file.suffix.lower() not in models.WEIGHTS:
             raise HTTPException(415)
-        kept = next(path for path in numbered(folder / name) if not path.exists())
+        kept = unused(folder, file.stem, file.suffix)
         file.replace(kept)
     job = studio.jobs.add("inspect", ["inspect", str(kept), "--json"], lane=LIGHT, about={"dropped": name})
     return {"job": job.id, "artifact": models.artifact(kept)}
