@@ -327,6 +327,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="method/goal/pictures/seed, or the beginning of it")
+    parser.add_argument("--times", type=float, default=1, help="the rates of RATES, to find the best ones")
     parser.add_argument("--read", action="store_true")
     parser.add_argument("--write", type=Path, help="with --read: the file that `tsuika advise` reads")
     options = parser.parse_args()
@@ -336,6 +337,7 @@ def main() -> None:
 
         return methods_read.read(options.out, options.write)
     torch.set_num_threads(1)
+    RATES.update({method: options.times * rate for method, rate in RATES.items()})
     bench = Bench()
     for job in plan(options.seeds):
         name = job.name.replace("/", "-")
