@@ -164,7 +164,7 @@ def _vertex(logs: Floats, values: Floats) -> float:
 
 def growth(method: str) -> float:
     """The power of (all pictures by a fold's) that the product takes from a fold's best step to that of all pictures."""
-    return methods.METHODS[method].settings.growth
+    return methods.METHODS[method].settings.few_growth
 
 
 def refitted(run: Run, step: float, exponent: float | None = None) -> float:

@@ -11,6 +11,7 @@ from tiny_models import tiny
 from tsuika import config
 from tsuika.advice.activations import count
 from tsuika.advice.estimate import trainings
+from tsuika.core.sections import Guard
 from tsuika.data import scan
 from tsuika.embedded import mascot
 from tsuika.families import family
@@ -52,23 +53,24 @@ def test_what_a_backward_pass_needs(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "dreambooth"])
 def test_trainings_are_what_the_guard_plans(method: str, tmp_path: Path) -> None:
-    recipe = config.build({"method": {"name": method}})
+    recipe = config.build({"method": {"name": method}, "train": {"steps": 1000}})
     for pictures in (3, 6, 12):
         folder = tmp_path / str(pictures)
         folder.mkdir()
         mascot.write(folder, mascot.pictures(pictures, seed=1))
         manifest = scan.scan(folder, recipe.data, size_px=64, needed=1)
         plan = guard_plan.plan(recipe, manifest, folder)
-        each = range(1, 1001)
+        trial, wanted = plan.trial(recipe), Guard(range=True)
 
-        def cost(*steps: float, plan: guard_plan.GuardPlan = plan) -> int:
-            return sum(plan.ends(int(step), 1000) - plan.begins(int(step), 1000) for step in steps)
+        def cost(stop: int, *steps: float, plan: guard_plan.GuardPlan = plan) -> int:
+            looks = (plan.folds or 1) * stop + (plan.begins(stop, 1000) if plan.folds else 0)
+            return looks + sum(plan.ends(int(step), stop, 1000) - plan.begins(int(step), 1000) for step in steps)
 
         # Every best step, with the nearest `safe` and the furthest `likeness` that have files of their own.
-        most = max(cost(best, best / 1.3, *[min(1000, 2.5 * best)] * (best * 1.3 <= 1000)) for best in each)
-        alone = max(map(cost, each))
-        lead = plan.begins(1000, 1000) if plan.folds else 0
-        looks = plan.folds or 1
-        found = [trainings(len(plan.split.groups), recipe.method, "on", size) for size in (1000, 2**30)]
-        assert looks + (most + lead) / 1000 <= found[0] < looks + (most + lead) / 1000 + 1
-        assert found[1] == looks + (alone + lead) / 1000
+        best = range(1, trial + 1)
+        most = max(cost(trial, one, one / 1.3, *[min(trial, 2.5 * one)] * (one * 1.3 <= trial)) for one in best)
+        alone = max(cost(trial, one) for one in best)
+        count = len(plan.split.groups)
+        for guard, size, found in ((wanted, 1000, most), (wanted, 2**30, alone), (Guard(), 1000, alone)):
+            assert found / 1000 <= trainings(count, recipe.method, guard, size) + 0.001
+        assert alone / 1000 == pytest.approx(trainings(count, recipe.method, Guard(), 1000), abs=0.001)

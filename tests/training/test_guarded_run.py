@@ -111,7 +111,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[frozenset[str], set[str]]:
 
 
 def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path: Path, seen: Any) -> None:
-    train = {"schedule": "linear", "warmup": 0.0}
+    train = {"schedule": "linear", "warmup": 0.0, "steps": 12}
     events = through(recipe(place, 10, train=train), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     out = set(chosen.held_out)
@@ -122,7 +122,9 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     at = events.index(chosen)
     before, after = of(events[:at], Stepped), of(events[at:], Stepped)
     assert [event.step for event in before] == list(range(1, before[-1].step + 1))
-    again = min(recipe(place, 10).train.steps, round(chosen.look_step * 10 / 6))
+    planned = train["steps"]
+    again = min(planned, round(chosen.look_step * 10 / 6), round(guard_plan.WHOLE * planned) - before[-1].step)
+    assert before[-1].step <= guard_plan.LOOK * planned + 0.5
     assert after[-1].step == chosen.step == chosen.look_step + again, "on from the best step, as long as anew"
     whole = [event for event in after if event.step > chosen.look_step][-again:]
     assert [event.step for event in whole] == list(range(chosen.look_step + 1, chosen.step + 1))
@@ -271,7 +273,13 @@ def test_stopped_and_gone_on_to_the_same_bits(
     monkeypatch.setattr(guarded_run, "Judge", Stopping)
     monkeypatch.setattr(guarded_run, "SEVERAL_BYTES", guarded_run.SEVERAL_BYTES if refit else 0)
     train = {"checkpoint_every": 2, "learning_rate": 1e-3, "steps": 6}
-    what = recipe(place, count, method, train=train, **{"guard.refit": refit, "guard.folds": 2 * (count < 10)})
+    what = recipe(
+        place,
+        count,
+        method,
+        train=train,
+        **{"guard.refit": refit, "guard.folds": 2 * (count < 10), "guard.range": True},
+    )
     calm = through(what, tmp_path / "calm", place)
     assert of(calm, Finished)[-1].stopped_by == "guard"
     out = tmp_path / "disturbed"
@@ -461,7 +469,7 @@ def test_a_fold_that_stops_early_goes_on_until_all_can_be_judged_together(
 @pytest.mark.parametrize("held_out", [1, 2, 3, 12])
 def test_checks_keep_to_their_budget_or_to_the_least_that_is_of_use(overhead: float, steps: int, held_out: int) -> None:
     made = config.build({"train": {"steps": steps}, "guard": {"overhead": overhead}})
-    plan = guard_plan.budget(made, held_out, 20)
+    plan = guard_plan.budget(made, held_out, 20, steps)
     sides = passes(plan.held_out, plan.draws[0]) + passes(plan.trained_on, plan.draws[1])
     a_check, of_base = sides + 2 * plan.controls, sides + 2 * plan.controls * len(PATH)
     spent = (of_base + a_check * len(plan.steps)) / (steps * made.train.batch_size * guard_plan.STEP_PASSES)
@@ -485,7 +493,7 @@ def test_the_default_plans_wait_as_long_as_the_patience_says(
     """A best step that a stop can wait from, any of the plan's: the judge stops at the first check after the patience."""
     tables = {"method": {"name": method}, "guard": {"patience": patience}}
     made = config.build(tables | ({"base": {"model": base}} if base else {}))
-    steps = guard_plan.budget(made, held_out, 40).steps
+    steps = guard_plan.budget(made, held_out, 40, made.train.steps).steps
     ratio = max(later / earlier for earlier, later in pairwise(steps[3:-1]))
     for best in (step for step in steps[:-2] if 0.2 * steps[-1] <= step <= steps[-1] / (1 + patience) / ratio):
         judge = Judge(steps[-1], 1e-4, patience, check_steps=steps)

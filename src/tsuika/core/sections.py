@@ -445,6 +445,11 @@ class Guard(Section):
         True, "Afterwards, go on training with all images; false = keep the result without the held-out images"
     )
 
+    range: bool = expert(
+        False,
+        "Write files of the `safe` and the `likeness` step as well; each goes on with all images like the result, in steps of its own",
+    )
+
     @field_validator("folds")
     @classmethod
     def _more_than_one(cls, value: int) -> int:

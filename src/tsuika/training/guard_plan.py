@@ -20,6 +20,10 @@ from tsuika.guard.reading import ENOUGH_IMAGES
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
 LEAST_HELD_OUT: Final = 4
 MOST_HELD_OUT: Final = 12
+# Of the plan, a trial run without some of the images at most: what is left is for all of them (bench/guard/frontier.py).
+LOOK: Final = 0.8
+# Of the plan, such a trial run and what goes on from it together at most (the same).
+WHOLE: Final = 1.3
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 # Passes in the middle range of a check: each of the six timesteps twice, or once.
 TWICE: Final = 2 * len(MID)
@@ -43,7 +47,12 @@ class GuardPlan:
     kind: Kind
     split: split.Split
     notes: tuple[Warned, ...] = ()
-    growth: float = 1.0  # `methods.MethodSection.growth`
+    growth: float = 1.0  # the power of `longer`
+
+    def trial(self, recipe: Recipe) -> int:
+        """The steps of a trial run at most; the recipe's where nothing follows it."""
+        steps = recipe.train.steps
+        return max(1, round(LOOK * steps)) if self.kind == "hold-out" and refits(recipe) else steps
 
     def longer(self, step: int, most: int) -> int:
         """The step of a training on all images that is as far as a step of the trial run; `most` at most."""
@@ -56,12 +65,14 @@ class GuardPlan:
         """
         return -(-self.longer(step, most) // 2) if self.folds else step
 
-    def ends(self, step: int, most: int) -> int:
-        """The step at which the result is done: it goes on for as many steps as starting again would take.
+    def ends(self, step: int, stop: int, most: int) -> int:
+        """The step at which the result is done.
 
-        Fewer steps are not always enough after a trial run that was short (bench/guard/continued.py).
+        It goes on for as many steps as starting again would take. After a trial run of `stop` steps without some of the images both
+        together take WHOLE of the plan, which is `most`, at most.
         """
-        return self.begins(step, most) + self.longer(step, most)
+        more = self.longer(step, most)
+        return self.begins(step, most) + (more if self.folds else min(more, round(WHOLE * most) - stop))
 
     @property
     def folds(self) -> int:
@@ -72,7 +83,8 @@ class GuardPlan:
         """What a check of a trial run may measure, and when; the same for every fold."""
         parts = range(len(self.split.parts))
         most = max((len(self.split.held_out_probe(fold)) for fold in parts), default=0)
-        return budget(recipe, most, min(map(self.split.different_inside, parts), default=len(self.split.groups)))
+        inside = min(map(self.split.different_inside, parts), default=len(self.split.groups))
+        return budget(recipe, most, inside, self.trial(recipe))
 
 
 def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
@@ -88,7 +100,8 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
     if len(parted.groups) < split.LEAST_TO_TRUST:
         notes.append(note("GD012", found=len(parted.groups), then=_then(parted.kind)))
-    found, growth, folds = len(manifest), recipe.method.growth, len(parted.parts)
+    found, folds = len(manifest), len(parted.parts)
+    growth = recipe.method.few_growth if len(parted.groups) < split.LEAST_TO_HOLD_OUT else 1.0
     if parted.kind == "hold-out":
         out = parted.parts[0]
         then = _then("refit" if refits(recipe) else "gone")
@@ -161,8 +174,8 @@ class Budget:
     steps: tuple[int, ...]  # when to check
 
 
-def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
-    """What `guard.overhead` allows over the whole run, where `held_out` and `inside` images could be measured.
+def budget(recipe: Recipe, held_out: int, inside: int, steps: int) -> Budget:
+    """What `guard.overhead` allows over `steps` of training, where `held_out` and `inside` images could be measured.
 
     All that are held out are measured, and the checks are as dense as the patience asks for, before there are more timesteps
     for each image. Where there is too little for that, half of those trained on and of the prompts go.
@@ -170,7 +183,7 @@ def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
     train, most = recipe.train, min(MOST_HELD_OUT, max(1, held_out))
     is_double = recipe.data.regularizes or recipe.regularize.output_preservation
     a_step = train.batch_size * train.accumulate * STEP_PASSES * (2 if is_double else 1)
-    allowed, patience = (recipe.guard.overhead or math.inf) * train.steps * a_step, recipe.guard.patience
+    allowed, patience = (recipe.guard.overhead or math.inf) * steps * a_step, recipe.guard.patience
 
     def measured(held: int, trained: int, controls: int) -> Budget:
         # Below four, the interval speaks of timesteps, and needs them all.
@@ -185,11 +198,11 @@ def budget(recipe: Recipe, held_out: int, inside: int) -> Budget:
 
     whole = len(MID) * most
     choices = [measured(whole, whole, CONTROLS), measured(TWICE, TWICE, CONTROLS), measured(TWICE, ONCE, CONTROLS // 2)]
-    wanted = len(check_schedule(train.steps, patient_ratio(patience), EARLY))
+    wanted = len(check_schedule(steps, patient_ratio(patience), EARLY))
     found = next((one for one in choices if cost(one, wanted) <= allowed), choices[-1])
     start = cost(found, 0)
-    checks = int(min(train.steps, (allowed - start) / (cost(found, 1) - start)))
-    return replace(found, steps=affordable_schedule(train.steps, checks, patience))
+    checks = int(min(steps, (allowed - start) / (cost(found, 1) - start)))
+    return replace(found, steps=affordable_schedule(steps, checks, patience))
 
 
 def _draws(images: int, most: int) -> int:

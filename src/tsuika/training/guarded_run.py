@@ -67,7 +67,8 @@ class GuardedRun:
             return (yield from self._one_training())
         attachment = self.prepared.attach()
         params = [param for group in attachment.param_groups() for param in group.params]
-        trainable, several = count_params(params), sum(param.nbytes for param in params) < SEVERAL_BYTES
+        trainable = count_params(params)
+        several = self.prepared.recipe.guard.range and sum(param.nbytes for param in params) < SEVERAL_BYTES
         attachment.detach()
         del attachment, params
         yield self._started(trainable, 0)
@@ -182,7 +183,8 @@ class GuardedRun:
             judge = self._judge(read_checks(file))
             if judge.checks[-1].step >= least and (has_ended(judge) or judge.next_step() is None):
                 return judge
-        run = prepared.fit(plan.split.inside(fold), Schedule.steady(prepared.recipe.train))
+        schedule = Schedule.steady(prepared.recipe.train, plan.trial(prepared.recipe))
+        run = prepared.fit(plan.split.inside(fold), schedule)
         monitor = self._monitor(run, file, fold)
         trainer = Trainer(
             run,
@@ -221,7 +223,9 @@ class GuardedRun:
     def _judge(self, checks: Sequence[Check] = ()) -> Judge:
         train, guard = self.prepared.recipe.train, self.prepared.recipe.guard
         steps = self._budget.steps if self.prepared.start is None else (0, *self._budget.steps)
-        judge = Judge(train.steps, train.learning_rate, guard.patience, self.plan.split.overlap, steps)
+        judge = Judge(
+            self.plan.trial(self.prepared.recipe), train.learning_rate, guard.patience, self.plan.split.overlap, steps
+        )
         replay(judge, checks)
         return judge
 
@@ -233,16 +237,16 @@ class GuardedRun:
         prepared, plan = self.prepared, self.plan
         # The first process writes the snapshots.
         prepared.accelerator.wait_for_everyone()
-        most, best = prepared.recipe.train.steps, judge.chosen.balanced
+        most, best, stop = prepared.recipe.train.steps, judge.chosen.balanced, judge.checks[-1].step
         far = APART if several else math.inf  # of two steps whose weights differ by more than jitter
         range_ = Range(*(s if max(s, best) >= far * min(s, best) > 0 else best for s in astuple(judge.chosen)))
-        ends = Range(*(plan.ends(step, most) for step in astuple(range_)))
+        ends = Range(*(plan.ends(step, stop, most) for step in astuple(range_)))
         yield from self._choose(judge, ends)
         if plan.folds:
             yield from self._lead(frozenset(plan.begins(step, most) for step in astuple(range_)))
         for step in sorted({range_.safe, range_.likeness} - {best}):
-            yield from self._variant(step)
-        run = self._from_trial(best)
+            yield from self._variant(step, stop)
+        run = self._from_trial(best, stop)
         after = self.after
         trainer = Trainer(
             run, prepared.folder.checkpoints, after=lambda step: after(run, step, "train"), resume=self.resume
@@ -252,22 +256,22 @@ class GuardedRun:
         trained = self._trained(run, ends, self._kept, run.step, _stopped_by(judge))
         return replace(trained, guard=guard_record(judge, plan, all_images=True))
 
-    def _from_trial(self, step: int) -> Fit:
-        """A fit that goes on from a step of the trial run; where none was sound, what the run began with, as it is."""
+    def _from_trial(self, step: int, stop: int) -> Fit:
+        """A fit that goes on from a step of a trial run of `stop` steps; where none was sound, what the run began with, as it is."""
         train = self.prepared.recipe.train
-        begin, end = self.plan.begins(step, train.steps), self.plan.ends(step, train.steps)
+        begin, end = self.plan.begins(step, train.steps), self.plan.ends(step, stop, train.steps)
         run = self.prepared.fit(schedule=Schedule.falling(train, begin, end))
         if step:
             run.start_from(self._look.load(begin))
         return run
 
-    def _variant(self, step: int) -> Iterator[Event]:
+    def _variant(self, step: int, stop: int) -> Iterator[Event]:
         """Go on from another step of the trial run, and keep a snapshot of the end, unless it is there."""
-        end = self.plan.ends(step, self.prepared.recipe.train.steps)
+        end = self.plan.ends(step, stop, self.prepared.recipe.train.steps)
         states = self._guard / f"variant-{end}"
         if end not in self._kept:
             yield Phase("variant", end)
-            run = self._from_trial(step)
+            run = self._from_trial(step, stop)
             yield from Trainer(run, states, resume=self.resume).train()
             if self.prepared.is_main:
                 self._kept.save(end, run)

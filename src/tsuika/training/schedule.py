@@ -69,6 +69,5 @@ def _sum(shape: str, warmup: float, steps: int) -> float:
 
 
 def _total_of_both(train: Train) -> float:
-    """Of a trial run over the recipe's steps and as many that fall."""
-    warmup = _warmup(train, train.steps)
-    return _sum(_shape(train), warmup, train.steps) + _sum("constant", warmup, train.steps)
+    """Of a trial run and what goes on from it, at their longest: the recipe's steps at a steady rate, about."""
+    return _sum("constant", _warmup(train, train.steps), train.steps)
