@@ -56,8 +56,9 @@ SECONDS = 18.0
 RUNGS = 6
 FRESH = 16
 DRAW_STEPS = 12
-# Of collect's rates, which reach the best within 70 to 300 steps of 4.
-RATES = {"lora": 3.5e-3, "textual-inversion": 4e-2, "dreambooth": 7e-4, "hypernetwork": 2.5e-3}
+# Each method's best of three (0.5, 1 and 2 times what it was on the base's first edition; where 0.5 won, 0.25 as well), by the
+# character and the style of 16 with a seed of their own: docs/log/2026-11-30-which-method-second-base.md.
+RATES = {"lora": 1.75e-3, "textual-inversion": 8e-2, "dreambooth": 3.5e-4, "hypernetwork": 1.25e-3}
 
 
 @dataclass(frozen=True)

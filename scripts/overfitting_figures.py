@@ -29,10 +29,10 @@ from tsuika.pages.chart import LossCurve, Plot, curve, plot
 
 # Pictures, the share of them that is held out, learning rate, steps.
 RUNS: Final = {
-    "overfitted": (12, 0.5, 2e-3, 200),
+    "overfitted": (12, 0.5, 3e-3, 320),
     "nothing": (12, 0.5, 1e-7, 40),
     "diverged": (12, 0.5, 1.5e-2, 40),
-    "healthy": (50, 0.15, 2e-3, 80),
+    "healthy": (50, 0.15, 2e-3, 160),
 }
 WIDTH, LEFT, RIGHT, HEIGHT, GAP = 760, 66, 18, 230, 78
 

@@ -2,7 +2,7 @@
 
     python bench/guard/frontier.py --out DIR [--seeds 2] [--only lora/mascot/10/0]      # trains; several can share DIR
     python bench/guard/frontier.py --out DIR --thrice [--only lora/mascot/10/0]         # and plain runs of thrice the plan
-    python bench/guard/frontier.py --out DIR --read [--plot docs/pictures]               # the tables, the picture
+    python bench/guard/frontier.py --out bench/guard/frontier.jsonl.xz --read [--plot docs/pictures]    # tables, picture
 
 A configuration is one of collect.py, with ten pictures and more. The look trains without the held-out pictures at a steady rate
 and is measured at every rung; the weights are kept. The judge is asked what it would have chosen, and when it would have stopped,
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -326,15 +327,23 @@ def told(looks: Sequence[Looked], planned: int) -> str:
 
 # What is drawn, in both languages.
 SHOWN = {
-    WAS: ("before: 2 plans at most", "以前: 計画の2倍まで"),
-    "look to 0.8, 0.5 of it, 1.3 plans at most": ("now: 1.3 plans at most", "現在: 計画の1.3倍まで"),
-    "look to 0.8, 0.5 of it, 1 plans at most": ("1 plan at most", "計画の1倍まで"),
+    WAS: (
+        "guard as it was: whole look, as long again, 2 plans at most",
+        "以前のガード: 探すのも仕上げも計画どおりまで、計2倍まで",
+    ),
+    "look to 0.8, 1 of it, 1.3 plans at most": (
+        "guard now: look to 0.8, 1.3 plans at most",
+        "現在のガード: 探すのは0.8倍まで、計1.3倍まで",
+    ),
+    "look to 0.8, 1 of it, 1 plans at most": ("the same, 1 plan at most", "同じく、計1倍まで"),
+    "look to 0.8, 0.5 of it, 1.3 plans at most": ("half of the last part", "仕上げが半分"),
+    "look to 0.8, 0.25 of it, 1.3 plans at most": ("a quarter of the last part", "仕上げが4分の1"),
 }
-PLAIN = (
-    ("half of the plan, no guard", "計画の半分、ガードなし"),
-    ("the plan, no guard", "計画どおり、ガードなし"),
-    ("thrice, no guard", "計画の3倍、ガードなし"),
-)
+PLAIN = {
+    0.5: ("no guard, half of the right plan", "ガードなし、適切な計画の半分"),
+    1: ("no guard, the right plan", "ガードなし、適切な計画"),
+    3: ("no guard, three times the right plan", "ガードなし、適切な計画の3倍"),
+}
 TITLES = {
     1: ("The plan was about right", "計画がほぼ適切なとき"),
     3: ("The plan was three times too long", "計画が3倍長すぎたとき"),
@@ -354,18 +363,18 @@ STYLE = """
 WIDTH, HEIGHT, LEFT, WIDEST = 760, 250, 66, 2.1  # the last in plans
 
 
-def points(looks: Sequence[Looked], planned: int) -> list[tuple[int | str, float, float, float]]:
+def points(looks: Sequence[Looked], planned: int) -> list[tuple[str | float, float, float, float]]:
     """What is drawn of a plan: which it is, steps by the plan, difference to what was and its standard error."""
     known = [one for one in looks if all(cost(one, planned, WAYS[way]) for way in SHOWN)]
     before = [cost(one, planned, WAYS[WAS]).value for one in known]
-    found: list[tuple[int | str, float, float, float]] = []
+    found: list[tuple[str | float, float, float, float]] = []
     for way in SHOWN:
         costs = [cost(one, planned, WAYS[way]) for one in known]
         found.append((way, float(np.mean([one.steps for one in costs])), *spread([one.value for one in costs], before)))
-    for place, share in enumerate((0.5, 1, 3)):
-        values = [plain(one, share) for one in known]
-        if known and all(value is not None for value in values) and share / planned < WIDEST:
-            found.append((place, share / planned, *spread(values, before)))
+    for share in PLAIN:
+        pairs = [(value, other) for one, other in zip(known, before) if (value := plain(one, share)) is not None]
+        if pairs and share / planned < WIDEST:
+            found.append((share, share / planned, *spread(*zip(*pairs))))
     return found
 
 
@@ -382,7 +391,9 @@ def picture(looks: Sequence[Looked], language: int) -> str:
     low, high = math.floor(min(values)) - 1, math.ceil(max(values)) + 1
     inner, tall = WIDTH - LEFT - 18, HEIGHT - 78
     step = max(1, round((high - low) / 6))
-    parts = [f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{len(PLANS) * HEIGHT + 24}" rx="12"/>']
+    letters = dict(zip((*SHOWN, *PLAIN), "ABCDEFGH"))
+    tallest = len(PLANS) * HEIGHT + 54 + 18 * len(letters)
+    parts = [f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{tallest - 1}" rx="12"/>']
     for number, (planned, panel) in enumerate(panels.items()):
         top = number * HEIGHT + 40
 
@@ -400,24 +411,35 @@ def picture(looks: Sequence[Looked], language: int) -> str:
         for tick in (0.5, 1, 1.5, 2):
             parts.append(f'<text x="{x(tick):.1f}" y="{top + tall + 16}" text-anchor="middle">{tick:g}</text>')
         for name, steps, less, error in panel:
-            kind, words = ("guard", SHOWN[name]) if isinstance(name, str) else ("plain", PLAIN[name])
+            kind = "guard" if isinstance(name, str) else "plain"
             parts.append(
                 f'<path class="{kind}" d="M{x(steps):.1f} {y(less - error):.1f}V{y(less + error):.1f}"/>'
                 f'<circle class="{kind}" cx="{x(steps):.1f}" cy="{y(less):.1f}" r="4"/>'
-                f'<text x="{x(steps) + 8:.1f}" y="{y(less) - 6:.1f}">{words[language]}</text>'
+                f'<text class="title" x="{x(steps) + 7:.1f}" y="{y(less) - 5:.1f}">{letters[name]}</text>'
             )
-    bottom = len(PLANS) * HEIGHT + 24
-    parts.append(f'<text x="{WIDTH - 18}" y="{bottom - 24}" text-anchor="end">{AXES[0][language]}</text>')
-    parts.append(f'<text x="16" y="{bottom - 24}">{AXES[1][language]}</text>')
+    bottom = len(PLANS) * HEIGHT + 16
+    parts.append(f'<text x="{WIDTH - 18}" y="{bottom}" text-anchor="end">{AXES[0][language]}</text>')
+    parts.append(f'<text x="16" y="{bottom}">{AXES[1][language]}</text>')
+    for row, (name, letter) in enumerate(letters.items()):
+        words = (SHOWN[name] if isinstance(name, str) else PLAIN[name])[language]
+        parts.append(f'<text x="30" y="{bottom + 26 + 18 * row}"><tspan class="title">{letter}</tspan> {words}</text>')
+    bottom += 38 + 18 * len(letters)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 1}" width="{WIDTH}" height="{bottom + 1}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom}" width="{WIDTH}" height="{bottom}" '
         f'role="img"><style>{STYLE}\n</style>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
-def read(folder: Path) -> list[Looked]:
+def recorded(place: Path) -> list[Looked]:
+    """What a folder holds, or a file that it was packed into."""
+    if place.is_dir():
+        return [Looked(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(place.glob("*.json"))]
+    with lzma.open(place, "rt", encoding="utf-8") as lines:
+        return [Looked(json.loads(line)) for line in lines]
+
+
+def read(looks: Sequence[Looked]) -> None:
     """The tables: all, by method and by the share that is held out."""
-    looks = [Looked(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
     groups = {"all": looks}
     for key in ("method", "pictures"):
         for value in sorted({one.tables[key] for one in looks}):
@@ -425,7 +447,6 @@ def read(folder: Path) -> list[Looked]:
     for planned in PLANS:
         for name, some in groups.items():
             print(f"**{planned} times the budget planned, {name}**: {told(some, planned)}")
-    return looks
 
 
 def main() -> None:
@@ -435,14 +456,21 @@ def main() -> None:
     parser.add_argument("--only", default="", help="method/concept/pictures/seed, or the beginning of it")
     parser.add_argument("--thrice", action="store_true", help="the plain runs of thrice the plan")
     parser.add_argument("--read", action="store_true")
+    parser.add_argument(
+        "--pack", type=Path, help="with --read: a file for what was recorded; --out may name such a file"
+    )
     parser.add_argument("--plot", type=Path, help="with --read: the folder for the picture in both languages")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.read:
-        looks = read(options.out)
+        looks = recorded(options.out)
+        read(looks)
+        if options.pack:
+            with lzma.open(options.pack, "wt", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(one.tables) + "\n" for one in looks)
         for language, suffix in enumerate(("", ".ja") if options.plot else ()):
             write_text(options.plot / f"guard-price{suffix}.svg", picture(looks, language))
         return
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     bench = Bench()
     for one in plan(options.seeds):
