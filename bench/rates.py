@@ -24,11 +24,8 @@ from collect import Bench, bank_of
 
 from examples import EXAMPLES, RECIPES, Drawings, draw
 from tsuika import config
-from tsuika.core.seeds import generator
 from tsuika.embedded.examples import SETS
-from tsuika.methods import METHODS
-from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 from tsuika.training.schedule import Schedule
 
 EXAMPLE = {
@@ -61,19 +58,9 @@ def sweep(
     own = {"data.images": "bench", "train.schedule": "constant", "train.steps": steps[-1], "train.learning_rate": rate}
     recipe = config.build(config.override(tables, {**own, "train.device": "cpu", **settings}))
     bank = bank_of(bench.model, SETS[example.pictures](), recipe)
-    attachment = METHODS[recipe.method.name].attach(
-        bench.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
-    )
+    attachment = bench.attached(recipe)
     try:
-        run = Fit(
-            bench.model,
-            attachment,
-            recipe,
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, recipe.train.batch_size, recipe.train.seed),
-            condition=conditioner(bench.model, attachment, bank.size_px_of),
-            schedule=Schedule.steady(recipe.train),
-        )
+        run = bench.fitting(attachment, recipe, bank, Schedule.steady(recipe.train))
         for event in fit(run):
             if event.step in steps:
                 with run.written_weights():

@@ -31,14 +31,9 @@ from collect import Bench, Configuration
 
 from tsuika import config
 from tsuika.core.files import write_text
-from tsuika.core.seeds import generator
-from tsuika.guard import probe as probes
-from tsuika.guard.probe import Probe
 from tsuika.guard.reading import estimate, minus
-from tsuika.methods import METHODS
 from tsuika.training import loop
-from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 
 RUNS = {  # concept, pictures, steps, rate of the centre
     "lora": ("mascot", 20, 180, 3e-3),
@@ -109,9 +104,9 @@ def variants(method: str, rate: float) -> Iterator[tuple[str, Settings]]:
         yield "sizes all", {"method.sizes": "all"}
 
 
-def uniform(count: int, timesteps: int, source: torch.Generator) -> torch.Tensor:
-    """Timesteps drawn one by one, as other trainers draw them."""
-    return torch.randint(timesteps, (count,), generator=source)
+def uniform(count: int, source: torch.Generator) -> torch.Tensor:
+    """In place of `stratified`: drawn one by one, as other trainers do."""
+    return torch.rand(count, generator=source)
 
 
 def run(bench: Bench, method: str, settings: Settings, seed: int) -> dict[str, Any]:
@@ -126,29 +121,13 @@ def run(bench: Bench, method: str, settings: Settings, seed: int) -> dict[str, A
     fresh = collect.bank_of(
         bench.model, collect.drawn(concept, collect.POPULATION, 1000 + seed), recipe.model_copy(update={"data": bare})
     )
-    attachment = METHODS[method].attach(bench.model, recipe.method.completed(recipe.data), generator(seed, "init"))
+    attachment = bench.attached(recipe)
     try:
-        fitting = Fit(
-            bench.model,
-            attachment,
-            recipe,
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, recipe.train.batch_size, seed),
-            condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )
-        with mock.patch.object(probes, "HIGH", ()):
-            truth = Probe(
-                bench.model,
-                attachment,
-                collect.subjects(fresh, key="fresh"),
-                (),
-                controls=(),
-                chunk=collect.CHUNK,
-                autocast=bench.accelerator.autocast,
-            )
+        fitting = bench.fitting(attachment, recipe, bank)
+        truth = bench.truth(attachment, collect.subjects(fresh, key="fresh"))
         rows: list[dict[str, Any]] = []
         seconds = 0.0
-        swap = mock.patch.object(loop, "stratified_timesteps", uniform) if drawn_one_by_one else nullcontext()
+        swap = mock.patch.object(loop, "stratified", uniform) if drawn_one_by_one else nullcontext()
         with swap:
             rungs, events = collect.check_schedule(recipe.train.steps), fit(fitting)
             while True:

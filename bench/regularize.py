@@ -31,7 +31,7 @@ from tsuika.api.models import defaults_of
 from tsuika.config import Recipe
 from tsuika.core.events import drained
 from tsuika.core.files import write_text
-from tsuika.core.seeds import derive, generator
+from tsuika.core.seeds import derive
 from tsuika.core.types import Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, reg_images, scan
@@ -41,9 +41,7 @@ from tsuika.embedded.world import World
 from tsuika.generation import pipeline
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import mean
-from tsuika.methods import METHODS
-from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 from tsuika.training.schedule import Schedule
 
 POPULATION = 16
@@ -112,18 +110,9 @@ def run(bench: Bench, one: Configuration, arm: str, steps: int, out: Path) -> di
     fresh = bank_of(bench.model, mascot.held_out(POPULATION, one.seed, trained_backgrounds=True), recipe)
     if arm.startswith("prior"):
         bank = class_bank(bench.model, bank, recipe, out / "class-pictures")
-    attachment = METHODS[one.method].attach(
-        bench.model, recipe.method.completed(recipe.data), generator(one.seed, "init")
-    )
+    attachment = bench.attached(recipe)
     try:
-        training = Fit(
-            bench.model,
-            attachment,
-            recipe,
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, recipe.train.batch_size, one.seed),
-            condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )
+        training = bench.fitting(attachment, recipe, bank)
         probe = Probe(
             bench.model,
             attachment,

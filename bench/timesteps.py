@@ -26,11 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent / "guard"))
 from collect import Bench, Configuration, bank_of, drawn, recipe_of
 
 from recipes import RUNS, uniform
-from tsuika.core.seeds import generator
-from tsuika.methods import METHODS
 from tsuika.training import loop
 from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 
 TRAINED = 60  # steps of the second state
 BATCHES = (4, 8)
@@ -41,7 +39,7 @@ RESAMPLES = 2000
 def products(run: Fit, draws: int, *, one_by_one: bool) -> NDArray[np.float64]:
     """Inner products (draws, draws) of the gradients of as many batches."""
     rows = []
-    swap = mock.patch.object(loop, "stratified_timesteps", uniform) if one_by_one else nullcontext()
+    swap = mock.patch.object(loop, "stratified", uniform) if one_by_one else nullcontext()
     # Gradients alone: no step is taken.
     with swap, mock.patch.object(run, "advance"), mock.patch.object(run, "clip_gradients", return_value=0.0):
         # Batches and noise that training never meets.
@@ -87,18 +85,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     recipe = recipe_of(one, TRAINED, rate)
     bank = bank_of(bench.model, drawn(concept, pictures, 0), recipe)
-    attachment = METHODS["lora"].attach(bench.model, recipe.method.completed(recipe.data), generator(0, "init"))
+    attachment = bench.attached(recipe)
 
     def fitting(batch_size: int, gamma: float) -> Fit:
         train = recipe.train.model_copy(update={"batch_size": batch_size, "min_snr_gamma": gamma})
-        return Fit(
-            bench.model,
-            attachment,
-            recipe.model_copy(update={"train": train}),
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, batch_size, 0),
-            condition=conditioner(bench.model, attachment, bank.size_px_of),
-        )
+        return bench.fitting(attachment, recipe.model_copy(update={"train": train}), bank)
 
     for steps in (0, TRAINED):
         if steps:

@@ -34,7 +34,7 @@ from tsuika.config import Recipe
 from tsuika.core.events import drained
 from tsuika.core.files import write_text
 from tsuika.core.seeds import derive, generator
-from tsuika.core.types import Batch, Model
+from tsuika.core.types import Attachment, Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, BucketLatents
@@ -49,6 +49,7 @@ from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import LEAST_HELD_OUT, MOST_HELD_OUT
 from tsuika.training.loop import conditioner, draw, fit
 from tsuika.training.preparation import accelerate_for
+from tsuika.training.schedule import Schedule
 
 RECIPES = Path(__file__).parents[2] / "examples"
 RECIPE = {
@@ -271,6 +272,30 @@ class Bench:
             embedded_path=EMBEDDED,
         )
 
+    def attached(self, recipe: Recipe) -> Attachment:
+        """The trained part of a recipe, on the model."""
+        settings = recipe.method.completed(recipe.data)
+        return METHODS[recipe.method.name].attach(self.model, settings, generator(recipe.train.seed, "init"))
+
+    def fitting(self, attachment: Attachment, recipe: Recipe, bank: Bank, schedule: Schedule | None = None) -> Fit:
+        """A training by the product's own loop."""
+        train = recipe.train
+        return Fit(
+            self.model,
+            attachment,
+            recipe,
+            self.accelerator,
+            batch=lambda number: bank.batch(number, train.batch_size, train.seed),
+            condition=conditioner(self.model, attachment, bank.size_px_of),
+            schedule=schedule,
+        )
+
+    def truth(self, attachment: Attachment, population: Sequence[ProbedImage]) -> Probe:
+        """Of pictures that nobody trains on, in the middle range only."""
+        with mock.patch.object(probes, "HIGH", ()):
+            autocast = self.accelerator.autocast
+            return Probe(self.model, attachment, population, (), controls=(), chunk=CHUNK, autocast=autocast)
+
     def run(self, one: Configuration, *, steps: int, rate: float, only: str = "", folds: int = 0) -> dict[str, Any]:
         began = time.monotonic()
         recipe = recipe_of(one, steps, rate)
@@ -298,28 +323,12 @@ class Bench:
     def lane(self, recipe: Recipe, bank: Bank, lane: Lane, population: Sequence[ProbedImage]) -> dict[str, Any]:
         """Train one lane and read it at every rung."""
         part = part_of(bank, lane.names, recipe)
-        attachment = METHODS[recipe.method.name].attach(
-            self.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
-        )
+        attachment = self.attached(recipe)
         try:
-            run = Fit(
-                self.model,
-                attachment,
-                recipe,
-                self.accelerator,
-                batch=lambda number: part.batch(number, recipe.train.batch_size, recipe.train.seed),
-                condition=conditioner(self.model, attachment, part.size_px_of),
-            )
-
-            def probe(held: Sequence[ProbedImage], train: Sequence[ProbedImage], **more: Any) -> Probe:
-                return Probe(
-                    self.model, attachment, held, train, chunk=CHUNK, autocast=self.accelerator.autocast, **more
-                )
-
-            twins = subjects(bank, lane.twins, "twin")
-            with mock.patch.object(probes, "HIGH", ()):  # the truth is asked for in the middle range only
-                truth = probe(population, (), controls=())
-            own = probe(subjects(bank, lane.held_out) if lane.held_out else (), twins)
+            run = self.fitting(attachment, recipe, part)
+            truth = self.truth(attachment, population)
+            held, twins = subjects(bank, lane.held_out) if lane.held_out else (), subjects(bank, lane.twins, "twin")
+            own = Probe(self.model, attachment, held, twins, chunk=CHUNK, autocast=self.accelerator.autocast)
             fixed = Fixed(run, part) if lane.kind == "all" else None
             rungs, rows, losses, batch_losses = check_schedule(recipe.train.steps), [], [], []
             train_s = 0.0

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import collect
 import torch
@@ -29,14 +28,10 @@ from curves import Run, read
 from rules import judged, refitted
 
 from tsuika.core.files import write_text
-from tsuika.core.seeds import generator
-from tsuika.data.bank import Bank
-from tsuika.guard import probe as probes
-from tsuika.guard.probe import Probe
 from tsuika.guard.reading import Grid, mean
 from tsuika.methods import METHODS
 from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 from tsuika.training.schedule import Schedule
 
 
@@ -85,38 +80,16 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
     every = bank_of(bench.model, drawn(one.concept, one.pictures, one.seed), recipe)
     fresh = bank_of(bench.model, drawn(one.concept, collect.POPULATION, 1000 + one.seed), recipe)
     lane = next(lane for lane in lanes_of(every, one) if lane.kind in ("hold-out", "all"))
-    attachment = METHODS[recipe.method.name].attach(
-        bench.model, recipe.method.completed(recipe.data), generator(recipe.train.seed, "init")
-    )
-
-    def fitting(bank: Bank, schedule: Schedule) -> Fit:
-        train = recipe.train
-        return Fit(
-            bench.model,
-            attachment,
-            recipe,
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, train.batch_size, train.seed),
-            condition=conditioner(bench.model, attachment, bank.size_px_of),
-            schedule=schedule,
-        )
+    attachment = bench.attached(recipe)
 
     def measured(fit: Fit) -> Grid:
         with fit.written_weights():
             return truth.measure(train=False, drift=False).held_out.mid
 
     try:
-        look = fitting(part_of(every, lane.names, recipe), Schedule.steady(recipe.train, chosen))
-        with mock.patch.object(probes, "HIGH", ()):
-            truth = Probe(
-                bench.model,
-                attachment,
-                subjects(fresh, key="fresh"),
-                (),
-                controls=(),
-                chunk=collect.CHUNK,
-                autocast=bench.accelerator.autocast,
-            )
+        steady = Schedule.steady(recipe.train, chosen)
+        look = bench.fitting(attachment, recipe, part_of(every, lane.names, recipe), steady)
+        truth = bench.truth(attachment, subjects(fresh, key="fresh"))
         found: dict[str, Any] = {}
         begins = {round(WAYS[name].since * chosen) for name in ways}
         states = {0: ({name: value.clone() for name, value in attachment.tensors().items()}, deepcopy(look.state()))}
@@ -131,7 +104,8 @@ def run(bench: Bench, done: Run, ways: Sequence[str]) -> dict[str, Any]:
             begin = round(way.since * chosen)
             weights, state = states[begin]
             train = recipe.train.model_copy(update={"schedule": way.schedule})
-            more = fitting(every, Schedule.falling(train, begin, begin + way.steps(done, chosen)))
+            falling = Schedule.falling(train, begin, begin + way.steps(done, chosen))
+            more = bench.fitting(attachment, recipe, every, falling)
             if way.keeps:
                 more.restore(deepcopy(state))
             else:

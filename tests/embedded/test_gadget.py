@@ -1,11 +1,11 @@
 import numpy as np
 
 from tsuika.embedded import gadget, world, yardstick
-from tsuika.embedded.things import KNOWN, by_name
+from tsuika.embedded.things import KNOWN, NEW
 
 
 def test_doll_is_none_of_the_things_and_clearly_itself():
-    assert gadget.TRIGGER not in by_name()
+    assert not any(gadget.TRIGGER in thing.words for thing in (*KNOWN, *NEW))
     mine = [drawn.pixels for drawn in gadget.held_out(22)]
     training = [drawn.pixels for drawn in gadget.pictures()]
     likeness = yardstick.likeness(mine, training)

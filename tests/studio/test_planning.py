@@ -130,7 +130,7 @@ def test_a_training_gets_a_whole_recipe_and_waits_for_the_device(here: Running, 
     assert (recipe.method.name, recipe.data.trigger) == ("lora", "mycat")
     assert argv(here, second)[argv(here, second).index("--out") + 1] != given[given.index("--out") + 1]
     view = here.ask("GET", f"/api/jobs/{second}")[1]["job"]
-    assert (view["state"], view["waits_for"]["kind"]) == ("waiting", "train")
+    assert (view["state"], view["waits_for"]["en"]) == ("waiting", "Training")
     # Nothing is timed on a device that is busy.
     advice = here.ask("POST", f"/api/projects/{project}/advise")[1]["job"]
     assert "--no-measure" in argv(here, advice)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from running import running
+from typer.main import get_command
 
 from tsuika import config
-from tsuika.core.texts import LOCALE, languages
+from tsuika.cli import studio as command_line
+from tsuika.cli.main import app
+from tsuika.core.texts import LOCALE, Text, languages
+from tsuika.families import FAMILIES
 from tsuika.generation.pipeline import SAMPLERS
-from tsuika.studio import catalogue, forms, models
+from tsuika.methods import DEFAULT, METHODS
+from tsuika.studio import catalogue, commands, forms, models, titles
 
 GAPS = re.compile(r"\{(\w+)\}")
 
@@ -65,6 +72,28 @@ def test_differences_are_those_from_the_methods_own_defaults() -> None:
 
 def test_the_playground_knows_the_samplers() -> None:
     assert set(models.SAMPLERS) == set(SAMPLERS)
+
+
+def test_every_kind_of_job_has_a_title() -> None:
+    every = {" ".join(one["command"]) for one in command_line.described(get_command(app))}
+    # The demo is a training; the last two have screens and no form.
+    assert titles.TITLES.keys() == every - (commands.RUNS - {"train"}) | {"export", "publish"}
+    assert titles.title("new command") == dict.fromkeys(languages(), "new command")
+
+
+def test_a_method_that_is_registered_shows_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "another", replace(DEFAULT, title=Text("Another method")))
+    with running(tmp_path / "home") as here:
+        added = here.ask("GET", "/api/artifacts")[1]["added"]
+        known = {row["name"]: row["title"] for row in here.ask("GET", "/api/settings")[1]["methods"]}
+    assert added["another"]["en"] == known["another"]["en"] == "Another method"
+
+
+@pytest.mark.parametrize("path", sorted(catalogue.WEB.glob("*.js")), ids=lambda path: path.name)
+def test_the_front_end_lists_no_method_sampler_or_family(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    names = {*METHODS, *SAMPLERS, *(row.name for row in FAMILIES), *(row.facts.short_title for row in FAMILIES)}
+    assert not [name for name in names if re.search(f"""["'`]{re.escape(name)}["'`]""", text)]
 
 
 @pytest.mark.parametrize("path", sorted(catalogue.WEB.glob("*.js")), ids=lambda path: path.name)

@@ -5,7 +5,6 @@ teach."""
 from __future__ import annotations
 
 import json
-from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -30,9 +29,3 @@ KNOWN: Final[tuple[Thing, ...]] = tuple(
     for words in rows
 )
 NEW: Final[tuple[Thing, ...]] = tuple(Thing((name,), "object") for name in new_things())
-
-
-@cache
-def by_name() -> dict[str, Thing]:
-    """Every thing, known or new, under each of its words."""
-    return {word: thing for thing in (*NEW, *KNOWN) for word in thing.words}

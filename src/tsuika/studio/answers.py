@@ -191,19 +191,13 @@ class Note(TypedDict):
     message: Texts
 
 
-class Waited(TypedDict):
-    """What a job waits for."""
-
-    kind: str
-    project: str
-
-
 class JobView(TypedDict):
-    """A job, as the stream of events tells of it, too."""
+    """A job, as the stream of events tells of it, too; `waits_for` is the title of another."""
 
     id: str
     project: str
     kind: str
+    title: Texts
     about: dict[str, Any]
     state: str
     lane: str
@@ -216,7 +210,7 @@ class JobView(TypedDict):
     command: str
     makes_file: bool
     way_on: WayOn
-    waits_for: NotRequired[Waited | None]
+    waits_for: NotRequired[Texts | None]
     phase: NotRequired[Texts]
     done: NotRequired[int]
     total: NotRequired[int]

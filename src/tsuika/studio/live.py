@@ -18,6 +18,7 @@ from tsuika.core.errors import TsuikaError
 from tsuika.core.messages import MESSAGES, sentence
 from tsuika.core.texts import languages
 from tsuika.pages import in_languages as of_every_language
+from tsuika.studio import titles
 from tsuika.studio.home import Home
 from tsuika.studio.jobs import Job, Jobs
 
@@ -187,6 +188,7 @@ class Live:
             "id": job.id,
             "project": job.project,
             "kind": job.kind,
+            "title": titles.title(job.kind),
             "about": job.about,
             "state": job.state,
             "lane": job.lane,
@@ -202,7 +204,7 @@ class Live:
         }
         if job.state == "waiting":
             first = self._jobs.before(job)
-            view["waits_for"] = {"kind": first.kind, "project": first.project} if first else None
+            view["waits_for"] = titles.title(first.kind) if first else None
         if job.state == "running" or job.ended is not None:
             view |= self._work(job)
         return view

@@ -3,7 +3,7 @@
 
 import { _, ended, get, html, isOpen, jobs, language, languages, link, listen, number, online, route, said, send, session, signal, speak, theme, tried, isCommand } from "./core.js";
 import { Home } from "./home.js";
-import { Drawer, Icon, Problem, helpOpen, jobLink, kindName, stateName, useEffect, useState } from "./ui.js";
+import { Drawer, Icon, Languages, Problem, helpOpen, jobLink, stateName, useEffect, useState } from "./ui.js";
 import { render } from "./vendor/preact.js";
 import "./vendor/signals.js";
 
@@ -82,12 +82,12 @@ function Top() {
     ${inProject && html`<${Steps} id=${inProject.id} now=${parts[2] ?? "images"} />`}
     <div class="row end tools">
       <${TellMe} />
-      ${busy && !location.hash.startsWith(jobLink(busy)) && html`<a class="busy" href=${jobLink(busy)} title=${`${kindName(busy.kind)}: ${said(busy.phase)}`}>
-        <span class="dot"></span><span class="unseen">${kindName(busy.kind)}</span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
+      ${busy && !location.hash.startsWith(jobLink(busy)) && html`<a class="busy" href=${jobLink(busy)} title=${`${said(busy.title)}: ${said(busy.phase)}`}>
+        <span class="dot"></span><span class="unseen">${said(busy.title)}</span><span class="num">${busy.total ? `${number((100 * (busy.done ?? 0)) / busy.total)}%` : ""}</span></a>`}
       <a class="quiet" href=${link("playground")} aria-current=${parts[0] === "playground" ? "page" : undefined}>${_("Playground")}</a>
       <a class="quiet" href=${link("tools")} aria-current=${parts[0] === "tools" ? "page" : undefined}>${_("Tools")}</a>
       <select aria-label=${_("Language")} value=${language.value} onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
-        ${languages.value.map(one => html`<option key=${one} value=${one} lang=${one}>${one === "ja" ? "日本語" : one === "en" ? "English" : one}</option>`)}</select>
+        <${Languages} /></select>
       <button class="icon-only" aria-label=${_("Light or dark")} onClick=${() => (theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length])}><${Icon} name="sun" /></button>
       <button class="icon-only" aria-label=${_("Help")} onClick=${() => (helpOpen.value = true)}><${Icon} name="help" /></button>
     </div></header>`;
@@ -169,7 +169,7 @@ function TellMe() {
 // A page that is not looked at says when something has ended that took long.
 ended.add(job => {
   if (!isLong(job) || !document.hidden || mayTell.value !== "granted") return;
-  const told = new Notification(`${kindName(job.kind)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
+  const told = new Notification(`${said(job.title)}: ${stateName(job.state)}`, { icon: "/web/icon.svg", tag: job.id });
   told.onclick = () => (focus(), (location.hash = jobLink(job)));
 });
 

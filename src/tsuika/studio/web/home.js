@@ -3,7 +3,7 @@
 
 import { _, _n, begin, duration, get, go, html, imageOf, isOpen, jobs, link, said, send, stop, tried } from "./core.js";
 import { DropZone } from "./drop.js";
-import { Again, Asked, Bar, Icon, Left, doing, jobLink, kindName, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
+import { Again, Asked, Bar, Icon, Left, doing, jobLink, stateName, useEffect, useRef, useState, waitingFor } from "./ui.js";
 
 /** @typedef {import("./core.js").Job} Job */
 
@@ -82,7 +82,7 @@ export function Queue({ open, projects }) {
 }
 
 /** What a job is called. @param {Job} job @param {import("./core.js").Schemas["ProjectShort"][]} projects */
-const titleOf = (job, projects) => [kindName(job.kind), projects.find(one => one.id === job.project)?.name, aboutOf(job)].filter(Boolean).join(" · ");
+const titleOf = (job, projects) => [said(job.title), projects.find(one => one.id === job.project)?.name, aboutOf(job)].filter(Boolean).join(" · ");
 
 /** Whether the same was begun since. @param {Job} job */
 const newer = job => Object.values(jobs.value).some(one => one.created > job.created && one.kind === job.kind && one.project === job.project && aboutOf(one) === aboutOf(job));

@@ -78,7 +78,7 @@ export default function Playground() {
       }
     });
   const results = standing(Object.values(jobs.value).filter(one => one.kind === "generate").sort((a, b) => b.created - a.created));
-  const titleOf = (/** @type {string} */ kind) => said(known.added[kind]) || _("results");
+  const titleOf = (/** @type {string} */ kind) => said(known.added[kind]) || kind || _("results");
   const models = known.artifacts.filter((/** @type {any} */ one) => one.kind === "base");
   const field = (/** @type {string} */ key, /** @type {string} */ label, more = {}) => html`<label class="field"><span>${label}</span>
     <input value=${now[key]} onInput=${(/** @type {any} */ event) => change({ [key]: event.target.value })} ...${more} /></label>`;

@@ -1,8 +1,8 @@
 // Giving a result to others: what would be uploaded to the Hugging Face Hub is looked at first.
 // @ts-check
 
-import { _, _n, begin, html, isOpen, language, languages, resultOf, said, size, tried } from "./core.js";
-import { Asked, Broken, Working, useEffect, useState } from "./ui.js";
+import { _, _n, begin, html, isOpen, language, resultOf, said, size, tried } from "./core.js";
+import { Asked, Broken, Languages, Working, useEffect, useState } from "./ui.js";
 
 // Ids that the hub knows; any other can be typed.
 const LICENCES = ["creativeml-openrail-m", "openrail++", "stabilityai-ai-community", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "mit", "other"];
@@ -38,7 +38,7 @@ export function Publish({ run, results, job }) {
         <label class="field"><span>${_("Which file")}</span><select value=${want.which} onChange=${(/** @type {any} */ event) => change({ which: event.target.value })}>
           ${results.files.map(one => html`<option key=${one.which} value=${one.which}>${said(one.title)}</option>`)}</select></label>
         <label class="field"><span>${_("Language of the model card")}</span><select value=${want.language} onChange=${(/** @type {any} */ event) => change({ language: event.target.value })}>
-          ${languages.value.map(one => html`<option key=${one} value=${one} lang=${one}>${one === "ja" ? "日本語" : one === "en" ? "English" : one}</option>`)}</select></label>
+          <${Languages} /></select></label>
         ${field("base", _("Base model's name there, if you trained on a file"), { placeholder: "OWNER/MODEL" })}
         <label class="field"><span>${_("Access token that may write")}</span><input type="password" name="hub-token" value=${token} autocomplete="off" spellcheck="false" onInput=${(/** @type {any} */ event) => setToken(event.target.value)} />
           <span class="soft small">${_("For this upload alone: it is not kept. Empty: the login of this machine (hf auth login).")}</span></label></div>

@@ -1,7 +1,7 @@
 // Parts that several screens use.
 // @ts-check
 
-import { _, getText, html, isOpen, link, noteJob, number, said, send, signal, stopping, tried, duration, problem } from "./core.js";
+import { _, getText, html, isOpen, languages, link, noteJob, number, said, send, signal, stopping, tried, duration, problem } from "./core.js";
 import * as hooks from "./vendor/hooks.js";
 
 /** @type {<Value>(first: Value | (() => Value)) => [Value, (now: Value | ((old: Value) => Value)) => void]} */
@@ -73,7 +73,7 @@ export function Broken({ job }) {
   const way = html`<${Again} job=${job} />`;
   if (!["failed", "died"].includes(job.state)) return html`<div>${way}</div>`;
   const killed = {
-    what: _("Ended unexpectedly: {job}", { job: kindName(job.kind) }),
+    what: _("Ended unexpectedly: {job}", { job: said(job.title) }),
     why: job.way_on === "resume" ? _("Its process was killed, or the machine went down. What it had saved is still there.") : _("Its process was killed, or the machine went down."),
   };
   return html`<${Trouble} error=${job.error ?? killed} log=${`/jobs/${job.id}/log`}>${way}<//>`;
@@ -102,18 +102,9 @@ export function Working({ job, children }) {
 /** What a job, or a run of a terminal, does. @param {{id: string, phase?: import("./core.js").Texts} | null | undefined} job */
 export const doing = job => (job && stopping.value[job.id] ? _("Stopping") : said(job?.phase) || _("Starting"));
 
-/** @param {{waits_for?: import("./core.js").Schemas["Waited"] | null}} job */
+/** @param {{waits_for?: import("./core.js").Texts | null}} job */
 export const waitingFor = job =>
-  job.waits_for ? _("Waiting for: {job}", { job: kindName(job.waits_for.kind) }) : _("Waiting for its turn");
-
-/** @param {string} kind */
-export function kindName(kind) {
-  const names = {
-    check: _("Checking the images"), advise: _("Method advisor"), train: _("Training"), doctor: _("Looking at this machine"),
-    mask: _("Masks by a model"), "find-rate": _("Finding a learning rate"), search: _("Searching settings"), generate: _("Generating images"), grid: _("Comparison grid"), evaluate: _("Evaluation"), "vae compare": _("Comparing VAEs"), caption: _("Captions by a model"), export: _("Writing a file"), publish: _("Publishing"),
-  };
-  return names[/** @type {keyof typeof names} */ (kind)] ?? kind;
-}
+  job.waits_for ? _("Waiting for: {job}", { job: said(job.waits_for) }) : _("Waiting for its turn");
 
 /** The screen that shows a job. @param {import("./core.js").Job} job */
 export function jobLink(job) {
@@ -189,5 +180,9 @@ export const Marked = ({ text }) => said(text).split("`").map((part, number) => 
 /** @param {{seconds: number | null | undefined}} props */
 export const Left = ({ seconds }) =>
   seconds == null ? null : html`<span class="num">${_("at most {time} left", { time: duration(seconds) })}</span>`;
+
+/** The languages to choose from, each by its own name. */
+export const Languages = () =>
+  languages.value.map(one => html`<option key=${one} value=${one} lang=${one}>${new Intl.DisplayNames([one], { type: "language" }).of(one)}</option>`);
 
 export const helpOpen = signal(false);
