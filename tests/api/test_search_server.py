@@ -166,8 +166,11 @@ def test_a_living_machine_is_not_taken_over_from(
 
 
 @pytest.mark.postgres
-def test_what_a_killed_process_left_goes_on_in_its_folder(runs: Runs, server: Server, url: str, tmp_path: Path) -> None:
-    """The server goes away in the middle of a trial, which is the end of this process; the same call goes on."""
+def test_what_a_process_left_goes_on_in_its_folder(
+    runs: Runs, server: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes away in the middle of a trial, which is the end of this process; the same call goes on, also late."""
+    monkeypatch.setattr(search_store, "SILENT_S", 1)
     events = tsuika.search(recipe(), tmp_path / "a" / "s", OVER, storage=url)
     while not isinstance(next(events), Judged):
         pass
@@ -178,6 +181,7 @@ def test_what_a_killed_process_left_goes_on_in_its_folder(runs: Runs, server: Se
     finally:
         server.start()
     assert caught.value.code == "NW007" and PASSWORD not in caught.value.describe()
+    time.sleep(2)
     found = last(tsuika.search(recipe(), tmp_path / "a" / "s", OVER, storage=url))
     assert runs.resumed == runs.begun[:1] and len(runs.begun) == 4 == len(found.trials)
 

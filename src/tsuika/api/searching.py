@@ -200,11 +200,12 @@ class _Search:
         """The next trial, locked for this process until `held` ends; None where all are done or in other hands."""
         states = self._optuna.trial.TrialState
         with self._store.alone():
-            self._store.hand_on_silent(self._study)
             for one in filter(self._is_here, self._study.get_trials(deepcopy=False, states=(states.RUNNING,))):
                 with locked(self._lock_of(one.number)) as abandoned:
                     if abandoned:
                         self._take_over(one)
+            # After those of this folder, which go on where they stopped.
+            self._store.hand_on_silent(self._study)
             known = self._study.get_trials(deepcopy=False)
             waiting = any(one.state == states.WAITING for one in known)
             counted = [one for one in known if one.state != states.FAIL or "why" in one.user_attrs]
