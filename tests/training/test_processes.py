@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,18 +55,28 @@ def launched(place: Path, words: Sequence[str]) -> list[str]:
     return [done.stdout]
 
 
-def forked(place: Path, words: Sequence[str]) -> list[str]:
-    """What two processes say with the surroundings that a launcher gives them."""
+def ranks(place: Path, words: Sequence[str], count: int, **more: str) -> list[BaseProcess]:
+    """Processes with the surroundings that a launcher gives them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    told = [place / f"told-{rank}.txt" for rank in range(2)]
-    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    for process in [begin(place, file, *words, **both, **rank) for file, rank in zip(told, ranks, strict=True)]:
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **more}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [begin(place, place / f"told-{i}.txt", *words, **shared, **one) for i, one in enumerate(own)]
+
+
+def ended(place: Path, processes: Sequence[BaseProcess], status: int = 0) -> list[str]:
+    """What they say once they are over."""
+    for process in processes:
         process.join(PATIENCE_S)
-        assert process.exitcode == 0, [file.read_text(encoding="utf-8") for file in told]
-    return [file.read_text(encoding="utf-8") for file in told]
+    told = [(place / f"told-{rank}.txt").read_text(encoding="utf-8") for rank in range(len(processes))]
+    assert [process.exitcode for process in processes] == [status] * len(processes), told
+    return told
+
+
+def forked(place: Path, words: Sequence[str], count: int = 2, **more: str) -> list[str]:
+    """What two processes say that a launcher has started."""
+    return ended(place, ranks(place, words, count, **more))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
@@ -88,6 +102,46 @@ def test_two_processes_are_one(
     assert two == pytest.approx(one, rel=1e-5)
     assert len(rows(tmp_path / "two", "Started")) == 1
     assert hashes(tmp_path / "two").keys() == hashes(tmp_path / "one").keys()
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A run of two processes that was killed, and the losses of the same one in one process that was not."""
+
+    place: Path
+    run: Path
+    whole: list[float]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    place = tmp_path_factory.mktemp("killed")
+    base, pictures = make_place(place)
+    more = {"train": {"steps": 12, "batch_size": 4, "checkpoint_every": 2}, "method": {"text_encoder": True}}
+    whole, cut = (arguments(base, pictures, place / name, **more) for name in ("whole", "cut"))
+    assert program(*whole) == 0
+    both = ranks(place, cut, 2)
+    end = time.monotonic() + PATIENCE_S
+    while len(rows(place / "cut", "Stepped")) < 5:
+        assert time.monotonic() < end and all(process.is_alive() for process in both)
+        time.sleep(0.01)
+    for process in both:
+        process.kill()
+        process.join()
+    assert not (place / "cut" / "report.json").exists()
+    return Killed(place, place / "cut", [row["loss"] for row in rows(place / "whole", "Stepped")])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_processes_goes_on_with_what_two_began(killed: Killed, count: int) -> None:
+    """A state holds the whole batch's training, so that how many share it is of no account."""
+    run = killed.place / f"by-{count}"
+    shutil.copytree(killed.run, run)
+    forked(killed.place, ["resume", str(run)], count)
+    steps = {row["step"]: row["loss"] for row in rows(run, "Stepped")}
+    assert max(steps) == 12 and (run / "report.json").exists()
+    assert list(steps.values()) == pytest.approx(killed.whole, rel=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +172,12 @@ def test_a_run_may_compute_otherwise_than_the_one_before_it_in_the_same_process(
     trains = [Train(device="cpu", precision=precision) for precision in ("fp32", "bf16", "fp32")]
     modes = [accelerate_for(Recipe(train=train)).mixed_precision for train in trains]
     assert modes == ["no", "bf16", "no"]
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_processes_that_would_shard_the_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Sharded by Accelerate, the trained weights would not be those that the model computes with."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(RecipeError) as caught:
+        accelerate_for(Recipe(train=Train(device="cpu", precision="fp32")))
+    assert caught.value.code == "RC030"

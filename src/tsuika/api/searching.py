@@ -1,8 +1,9 @@
 """The learning-rate finder; and a search over settings: ordinary runs under guard, chosen by Optuna, compared by what the
 guard has measured.
 
-All of a search is in its folder: `search.db` (Optuna's study, SQLite), `trials/` (run folders), `recipe.toml` (what all
-trials share), and at the end `search.json` and `best.toml`. Several processes may work in one folder.
+All of a search is in its folder: `search.db` (Optuna's study, SQLite; or in a database that several machines share), `trials/`
+(run folders), `recipe.toml` (what all trials share), and at the end `search.json` and `best.toml`. Several processes may work in
+one folder.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tsuika import config
-from tsuika.api import search_space, training
+from tsuika.api import search_space, search_store, training
 from tsuika.api.run import Events, starts
 from tsuika.api.search_space import Over
+from tsuika.api.search_store import InFolder, OnServer, Store
 from tsuika.config import Recipe
 from tsuika.core.errors import DivergedError, RecipeError, ResourceError, outer_cause
 from tsuika.core.events import Event, Judged, Warned, note
@@ -102,7 +104,13 @@ def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = rate_
 
 @starts
 def search(
-    recipe: Recipe, out: Path | str, over: Sequence[str], *, trials: int = 0, timeout_s: float | None = None
+    recipe: Recipe,
+    out: Path | str,
+    over: Sequence[str],
+    *,
+    trials: int = 0,
+    timeout_s: float | None = None,
+    storage: str = "",
 ) -> Events[Searched]:
     """Search settings by runs under guard, or go on with a search.
 
@@ -115,10 +123,12 @@ def search(
         over: settings and their values, as `search_space.read` takes them.
         trials: in all; 0: all points where every setting has a list of values, else TRIALS.
         timeout_s: after this no new trial begins.
+        storage: address of a PostgreSQL database, for machines that search together, each with a folder of the same name.
 
     Raises:
         RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
-            is no held-out image.
+            is no held-out image; RC029, no such address.
+        NetworkError: NW007, the database cannot be reached, or refuses.
         TsuikaError: what is wrong with images, base or machine.
     """
     overs, out = [search_space.read(text, recipe) for text in over], Path(out)
@@ -128,7 +138,7 @@ def search(
         raise RecipeError("RC024", why=_("The guard is off."))
     began = time.monotonic()
     try:
-        searching = _Search(recipe, out, overs, trials)
+        searching = _Search(recipe, out, overs, trials, storage)
         while timeout_s is None or time.monotonic() - began < timeout_s:
             with ExitStack() as held:
                 trial = searching.next(held)
@@ -138,7 +148,7 @@ def search(
         return (yield from searching.finish())
     # The database names no file in its errors.
     except Exception as error:
-        if (ours := outer_cause(error, where=out)) is None:
+        if (ours := search_store.failure(error, storage) or outer_cause(error, where=out)) is None:
             raise
         raise ours from error
 
@@ -146,24 +156,20 @@ def search(
 class _Search:
     """One process's hand in a search."""
 
-    def __init__(self, recipe: Recipe, out: Path, overs: Sequence[Over], trials: int) -> None:
-        self._recipe, self._out, self._overs = recipe, out, overs
-        self._trials, self._lock = out / "trials", out / "trials" / "next.lock"
+    def __init__(self, recipe: Recipe, out: Path, overs: Sequence[Over], trials: int, storage: str) -> None:
+        self._recipe, self._out, self._overs, self._trials = recipe, out, overs, out / "trials"
         points = search_space.grid(overs)
         self._total = trials or len(points) or TRIALS
         self._optuna = _optuna()
-        out.mkdir(parents=True, exist_ok=True)
-        with locked(self._lock, wait=True):
+        self._store: Store = OnServer(out, storage, self._silent) if storage else InFolder(out)
+        with self._store.alone():
             self._study = self._open(points if len(points) <= self._total else [])
 
     def _open(self, points: Sequence[dict[str, Any]]) -> optuna.Study:
         optuna = self._optuna
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{(self._out / search_space.STUDY).absolute()}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
         study = optuna.create_study(
-            storage=storage,
-            study_name="search",
+            storage=self._store.storage,
+            study_name=self._store.study,
             load_if_exists=True,
             direction="minimize",
             sampler=_sampler(self._recipe.train.seed),
@@ -178,8 +184,13 @@ class _Search:
                 other = _("The number of settings differs.")
                 why = next((f"{one} / {two}" for one, two in lines if one != two), other)
                 raise RecipeError("RC023", where=self._out, why=why)
+        known = {one.user_attrs.get("folder") for one in study.get_trials(deepcopy=False) if self._is_here(one)}
+        if foreign := sorted(one.name for one in self._trials.glob("*") if one.is_dir() and one.name not in known):
+            why = _("{folder} is of no trial that is known there.", folder=self._trials / foreign[0])
+            raise RecipeError("RC023", where=self._out, why=why)
+        for key, text in described.items():
             study.set_user_attr(key, text)
-        if not before:
+        if not (self._out / "recipe.toml").exists():
             write_text(self._out / "recipe.toml", config.dump(shared))
         for point in points:
             study.enqueue_trial(point, skip_if_exists=True)
@@ -188,44 +199,67 @@ class _Search:
     def next(self, held: ExitStack) -> optuna.Trial | None:
         """The next trial, locked for this process until `held` ends; None where all are done or in other hands."""
         states = self._optuna.trial.TrialState
-        with locked(self._lock, wait=True):
-            for one in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        with self._store.alone():
+            for one in filter(self._is_here, self._study.get_trials(deepcopy=False, states=(states.RUNNING,))):
                 with locked(self._lock_of(one.number)) as abandoned:
                     if abandoned:
                         self._take_over(one)
+            # After those of this folder, which go on where they stopped.
+            self._store.hand_on_silent(self._study)
             known = self._study.get_trials(deepcopy=False)
             waiting = any(one.state == states.WAITING for one in known)
             counted = [one for one in known if one.state != states.FAIL or "why" in one.user_attrs]
             if not waiting and len(counted) >= self._total:
                 return None
-            trial = self._study.ask()
+            with search_store.unnoticed():
+                trial = self._study.ask()
             held.enter_context(locked(self._lock_of(trial.number)))
+            held.enter_context(self._store.hold(trial.number))
             for over in self._overs:
                 _suggest(trial, over)
-            if "folder" not in trial.user_attrs:
+            if "folder" not in trial.user_attrs or not self._is_here(trial):
                 trial.set_user_attr("folder", _name(trial.number))
+            trial.set_user_attr("place", self._store.place)
         return trial
 
+    def _is_here(self, one: optuna.trial.FrozenTrial | optuna.Trial) -> bool:
+        """Whether its folder is in this one. One without a place was being taken when its process ended: it is nobody's."""
+        return bool(one.user_attrs.get("place", self._store.place) == self._store.place)
+
     def _take_over(self, one: optuna.trial.FrozenTrial) -> None:
-        """A trial whose process is gone: the same settings in the same folder, under the next number; if it was over, no more."""
-        folder = one.user_attrs.get("folder", _name(one.number))
+        """A trial of this folder whose process is gone: handed on; if it was over, no more."""
         if "why" in one.user_attrs:
-            self._tell(one.number, one.user_attrs["state"], self._trials / folder)
+            self._tell(one.number, one.user_attrs["state"], one.user_attrs["value"])
             return
         self._study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
+        folder = one.user_attrs.get("folder", _name(one.number))
         begun = RunDir(self._trials / folder).recipe.exists()
+        self._hand_on(one, {"folder": folder, "place": self._store.place} if begun else {})
+
+    def _silent(self, study: optuna.Study, one: optuna.trial.FrozenTrial) -> None:
+        """A trial of any folder that has failed for want of a sign of life: begun anew, unless it was over."""
+        if "why" not in one.user_attrs:
+            self._hand_on(one, {})
+
+    def _hand_on(self, one: optuna.trial.FrozenTrial, more: dict[str, str]) -> None:
+        """The same settings under the next number."""
         # All that it was to try, of which params may be a part.
         point = one.system_attrs.get("fixed_params", one.params)
         if point.keys() == {over.key for over in self._overs}:
-            self._study.enqueue_trial(point, user_attrs={"folder": folder} if begun else {})
+            self._study.enqueue_trial(point, user_attrs=more)
 
     def _lock_of(self, number: int) -> Path:
         return self._trials / f"{_name(number)}.lock"
 
     def run(self, trial: optuna.Trial) -> Iterator[Event]:
         """One trial; closing it leaves a run that the next process goes on with."""
-        folder = self._trials / trial.user_attrs["folder"]
         yield TrialStarted(trial.number, self._total, dict(trial.params))
+        try:
+            yield from self._tried(trial, self._trials / trial.user_attrs["folder"])
+        except self._optuna.exceptions.UpdateFinishedTrialError:
+            yield note("GD041", number=trial.number, seconds=search_store.SILENT_S)
+
+    def _tried(self, trial: optuna.Trial, folder: Path) -> Iterator[Event]:
         why: str = ""
         try:
             state = yield from self._follow(trial, folder)
@@ -237,22 +271,23 @@ class _Search:
             state, why = "failed", _("{what}: {why}", what=error.text("what"), why=error.text("why"))
         if why:
             yield note("GD025", number=trial.number, why=why)
-        trial.set_user_attr("state", state)
-        trial.set_user_attr("why", why)  # with it, the trial counts even if this process ends here
-        found = self._tell(trial.number, state, folder)
+        found = results.measured(folder) if state != "failed" else {}
+        heard = results.checks_of(folder) if state == "done" else []
+        worst = min(WORST, results.standing(heard[-1])) if heard else WORST
+        value = found.get("value", worst)
+        # "why" is the last: with it, the trial counts even if this process ends here.
+        for name, of_it in {"state": state, "measured": found, "value": value, "why": str(why)}.items():
+            trial.set_user_attr(name, of_it)
+        self._tell(trial.number, state, value)
         yield TrialEnded(trial.number, state, found.get("value"), found.get("se"), found.get("step", 0))
 
-    def _tell(self, number: int, state: str, folder: Path) -> dict[str, Any]:
-        """Optuna's part of a trial's end; returns what was measured."""
+    def _tell(self, number: int, state: str, value: float) -> None:
+        """Optuna's part of a trial's end."""
         states = self._optuna.trial.TrialState
-        found = results.measured(folder) if state != "failed" else {}
         if state in ("done", "diverged"):
-            heard = results.checks_of(folder) if state == "done" else []
-            worst = min(WORST, results.standing(heard[-1])) if heard else WORST
-            self._study.tell(number, found.get("value", worst))
+            self._study.tell(number, value)
         else:
             self._study.tell(number, state=states.PRUNED if state == "pruned" else states.FAIL)
-        return found
 
     def _follow(self, trial: optuna.Trial, folder: Path) -> Generator[Event, None, str]:
         """The run's events; returns "done", or "pruned" if it was given up."""
@@ -308,16 +343,16 @@ class _Search:
         name = one.user_attrs.get("folder", _name(one.number))
         running = one.state == self._optuna.trial.TrialState.RUNNING
         state = one.user_attrs.get("state", "running" if running else "failed")
-        numbers = results.measured(self._trials / name) if state in ("done", "pruned", "diverged") else {}
+        place = "" if self._is_here(one) else f"{one.user_attrs['place']}/"
         recipe = search_space.apply(self._recipe, one.params)
         return Trial(
             one.number,
             one.params,
             state,
-            **numbers,
+            **one.user_attrs.get("measured", {}),
             learning_rate=recipe.train.learning_rate,
             rank=getattr(recipe.method, "rank", 0),
-            folder=f"trials/{name}",
+            folder=f"{place}trials/{name}",
             why=one.user_attrs.get("why", ""),
         )
 

@@ -82,6 +82,16 @@ def search(
     timeout: Annotated[
         Optional[float], typer.Option("--timeout", min=0, help=_("Seconds after which no new trial begins."))
     ] = None,
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help=_(
+                "PostgreSQL database for several machines: postgresql://USER@HOST/NAME; the same --out name on each."
+            ),
+        ),
+    ] = "",
     device: Device = "",
     json: Json = False,
 ) -> None:
@@ -90,7 +100,7 @@ def search(
 
     flags = {"images": images, "base": base, "trigger": trigger, "class_word": class_word, "device": device}
     events = tsuika.search(
-        built(method, recipe, set_, **flags, steps=steps), out, over, trials=trials, timeout_s=timeout
+        built(method, recipe, set_, **flags, steps=steps), out, over, trials=trials, timeout_s=timeout, storage=storage
     )
     _searched(events, as_json=json)
 

@@ -144,6 +144,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "Wait until it is done, or end it. Nothing was changed.",
         ),
         "RC028": ("This cannot be the name of a file or folder", "{why}", "Choose another name."),
+        "RC029": (
+            "The database given by --storage cannot be used",
+            "{why}",
+            "For example: --storage postgresql://USER@HOST/NAME (a password is best kept in ~/.pgpass)",
+        ),
+        "RC030": (
+            "The processes were launched for {found}, which is not supported",
+            "{found} splits the weights among the processes; here each process has them whole, and they share each batch.",
+            "Launch with `accelerate launch --multi_gpu --num_processes N`, and without {found} in the settings of `accelerate config`.",
+        ),
         "RC040": ("{file} is {kind}; {count} settings come from it",),
         "RC041": ("{file} is {kind}; {count} settings come from it", "Without a counterpart: {names}."),
         "RC042": ("{method} has no setting `{key}`", "It is a setting of {owners}.", "Its own settings: {names}"),
@@ -531,6 +541,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "So the result is that file, unchanged.",
             "Use new or more varied images, or a lower learning rate.",
         ),
+        "GD041": (
+            "Trial {number} is not counted, as another process has taken it over",
+            "For {seconds} seconds no sign of life of this one reached the database.",
+        ),
         "EV001": (
             "This cannot be opened as an image encoder",
             "{why}",
@@ -637,6 +651,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "The repository is public",
             "--private is for a repository that is made; who sees an existing one is not changed.",
             "Make it private in its settings on the hub, or name another repository.",
+        ),
+        "NW007": (
+            "The database of the search could not be reached, or refuses",
+            "{why}",
+            "Check its address, user and password, and that it runs. What was trained is kept: the same command goes on.",
         ),
         "VA001": (
             "{vae} overflows in {precision}",

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
 from tsuika import families, formats
 from tsuika.config import Recipe
@@ -56,10 +56,21 @@ class Services:
 
 
 _ACCELERATES: Final = "ACCELERATE_TORCH_DEVICE"  # the environment variable that names its device
+# What its launcher, or its settings file, may ask for beside processes that share each batch, by the variable that says so.
+_SHARDING: Final = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def accelerate_for(recipe: Recipe) -> Accelerator:
-    """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started)."""
+    """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started).
+
+    Raises RecipeError: the processes are to shard the weights (RC030); device or batch do not fit them (RC002).
+    """
+    if sharding := [name for variable, name in _SHARDING.items() if parse_flag_from_env(variable)]:
+        raise RecipeError("RC030", found=listed(sharding))
     device = pick_device(recipe.train.device)
     # A process of a launch has a device of its own; Accelerate takes torch's current one.
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
