@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from unittest import mock
 
 import collect
 import numpy as np
@@ -34,15 +33,11 @@ from curves import Curve, Fold, Run
 from rules import Judged, growth, judged
 
 from tsuika.core.files import write_text
-from tsuika.core.seeds import generator
-from tsuika.core.types import Attachment
 from tsuika.data.bank import Bank
-from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.guard.reading import mean
-from tsuika.methods import METHODS
 from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 from tsuika.training.schedule import Schedule
 
 PLANS = (1, 3)  # times the bench's budget
@@ -168,31 +163,15 @@ class Trainings:
         self.recipe = recipe_of(one, one.steps, one.rate, changed)
         self.bank = bank_of(bench.model, drawn(one.concept, one.pictures, one.seed), self.recipe)
         self.fresh = bank_of(bench.model, drawn(one.concept, collect.POPULATION, 1000 + one.seed), self.recipe)
-        self.attachment: Attachment = METHODS[self.recipe.method.name].attach(
-            bench.model, self.recipe.method.completed(self.recipe.data), generator(self.recipe.train.seed, "init")
-        )
+        self.attachment = bench.attached(self.recipe)
         self.start = self.weights()
-        with mock.patch.object(probes, "HIGH", ()):
-            self.truth = self.probe(subjects(self.fresh, key="fresh"), (), controls=())
-
-    def probe(self, held: Any, train: Any, **more: Any) -> Probe:
-        autocast = self.bench.accelerator.autocast
-        return Probe(self.bench.model, self.attachment, held, train, chunk=collect.CHUNK, autocast=autocast, **more)
+        self.truth = bench.truth(self.attachment, subjects(self.fresh, key="fresh"))
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: value.detach().clone() for name, value in self.attachment.tensors().items()}
 
-    def fit(self, bank: Bank, schedule: Schedule, weights: dict[str, torch.Tensor]) -> Fit:
-        bench, recipe = self.bench, self.recipe
-        run = Fit(
-            bench.model,
-            self.attachment,
-            recipe,
-            bench.accelerator,
-            batch=lambda number: bank.batch(number, recipe.train.batch_size, recipe.train.seed),
-            condition=conditioner(bench.model, self.attachment, bank.size_px_of),
-            schedule=schedule,
-        )
+    def fit(self, bank: Bank, schedule: Schedule, weights: Mapping[str, torch.Tensor]) -> Fit:
+        run = self.bench.fitting(self.attachment, self.recipe, bank, schedule)
         run.start_from(weights)
         return run
 
@@ -201,7 +180,14 @@ class Trainings:
         one, train = self.one, self.recipe.train
         lane = next(lane for lane in lanes_of(self.bank, one) if lane.kind == "hold-out")
         most = round(RECORDED * one.steps)
-        own = self.probe(subjects(self.bank, lane.held_out), subjects(self.bank, lane.twins, "twin"))
+        own = Probe(
+            self.bench.model,
+            self.attachment,
+            subjects(self.bank, lane.held_out),
+            subjects(self.bank, lane.twins, "twin"),
+            chunk=collect.CHUNK,
+            autocast=self.bench.accelerator.autocast,
+        )
         cuts = {round(plan * look * one.steps) for plan in PLANS for look in LOOKS}
         rungs = sorted({*check_schedule(most), *(cut for cut in cuts if cut <= most)})
         table: dict[str, Any] = {
