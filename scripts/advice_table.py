@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from tsuika import EMBEDDED
@@ -28,6 +29,10 @@ MACHINE = Machine("cpu", "", "bf16", 1000.0)
 HEADS = {
     "en": ("goal", "images", "recommended", "alternatives", "gain of each method, % (95% interval)"),
     "ja": ("目的", "枚数", "おすすめ", "ほかの選択肢", "各方法の改善 %(95%信頼区間)"),
+}
+ELSEWHERE = {
+    "en": "On SD 1.x, where the LoRA that is advised has no convolutions (measured on the embedded base, without them):",
+    "ja": "SD 1.xの場合です。おすすめのLoRAには畳み込み層がないので、同梱のベースモデルでも畳み込み層なしで測った値を使います。",
 }
 RULES = {"en": "What became of the rules of thumb:", "ja": "一般に言われる目安の検証結果:"}
 COMBINED = {"en": "Two results laid together:", "ja": "2つの結果を重ねた場合:"}
@@ -47,28 +52,33 @@ def gains(row: dict[str, Cell], lang: str) -> str:
 
 
 def lines(lang: str) -> Iterator[str]:
-    table, base = evidence.measured(), describe_base("embedded", EMBEDDED)
-    step = estimate.step_of(base)
-    yield f"| {' | '.join(HEADS[lang])} |"
-    yield "|" + "---|" * len(HEADS[lang])
     told: dict[str, list[Statement]] = {"rules": [], "combined": []}
-    for goal in GOALS:
-        for count in COUNTS:
-            subject = Subject(goal, "pictures", count, "embedded", trigger="zoka", embedded=True)
+    for name in ("embedded", "sd1"):
+        base, is_own = describe_base(name, EMBEDDED), name == "embedded"
+        table, step = evidence.measured(embedded=is_own), estimate.step_of(base)
+        if not is_own:
+            yield f"\n{ELSEWHERE[lang]}\n"
+        yield f"| {' | '.join(HEADS[lang])} |"
+        yield "|" + "---|" * len(HEADS[lang])
+        for goal, count in product(GOALS, COUNTS):
+            subject = Subject(goal, "pictures", count, name, trigger="zoka", embedded=is_own)
             found = rules.advise(
                 rules.Request(subject, goal),
                 base,
                 table,
-                lambda recipe, n=count: estimate.estimate(base, recipe, MACHINE, n, step),
-                lambda recipe: estimate.memory_gib(base, recipe, MACHINE, step),
+                lambda recipe, n=count, base=base, step=step: estimate.estimate(base, recipe, MACHINE, n, step),
+                lambda recipe, base=base, step=step: estimate.memory_gib(base, recipe, MACHINE, step),
             )
             names = [in_language(title(option.method), lang) for option in found.options]
             words = reasons.GOALS[goal].to(lang).removeprefix("a ").removeprefix("an ")
             row = table.row(goal, count)
             exact = {method: cell for method, cell in row.items() if cell.images == count}
             yield f"| {words} | {count} | {names[0]} | {', '.join(names[1:])} | {gains(exact, lang)} |"
-            told["rules"] += [one for one in found.folklore if one.strength == "measured" and one not in told["rules"]]
-            told["combined"] += [one for one in found.combine if one not in told["combined"]]
+            if is_own:
+                told["rules"] += [
+                    one for one in found.folklore if one.strength == "measured" and one not in told["rules"]
+                ]
+                told["combined"] += [one for one in found.combine if one not in told["combined"]]
     for heading, statements in ((RULES[lang], told["rules"]), (COMBINED[lang], told["combined"])):
         if statements:
             yield f"\n{heading}\n"

@@ -103,8 +103,8 @@ def _interval(row: Mapping[str, Any]) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 
-def read(tables: Mapping[str, Any]) -> Measurements:
-    """The table in the form that bench/methods writes."""
+def read(tables: Mapping[str, Any], cells: str = "cells") -> Measurements:
+    """The table in the form that bench/methods writes, by the name of its list of cells."""
     plain = ("goal", "method", "seeds", "fidelity", "drift", "bytes")
     cells = tuple(
         Cell(
@@ -115,13 +115,14 @@ def read(tables: Mapping[str, Any]) -> Measurements:
             rival=row.get("against", {}).get("method", ""),
             seconds=tables["seconds"],
         )
-        for row in tables["cells"]
+        for row in tables[cells]
     )
     pairs = tuple(CombinedResults(row["name"], _interval(row["over_best_alone"])) for row in tables["pairs"])
     return Measurements(cells, pairs)
 
 
 @cache
-def measured() -> Measurements:
-    """The measurements that ship with the package."""
-    return read(json.loads(files(__package__).joinpath("evidence.json").read_text(encoding="utf-8")))
+def measured(*, embedded: bool) -> Measurements:
+    """The measurements that ship with the package; for another base than the embedded one a LoRA without convolutions."""
+    tables = json.loads(files(__package__).joinpath("evidence.json").read_text(encoding="utf-8"))
+    return read(tables, "cells" if embedded else "cells_without_convolutions")

@@ -131,12 +131,6 @@ def against(
         yield from _measured_against(goal, cell)
     if row and not base.is_embedded:
         yield _known(_("Measured on the small embedded base, not on yours: a hint, no proof."), BENCH)
-        if method == "lora":
-            text = _(
-                "It was measured with convolutions, which this recipe lacks. Without them (one seed) it gained less, up to 8"
-                " points, and was no longer ahead for objects and styles."
-            )
-            yield _measured(text)
     low, high = METHODS[method].images
     if not low <= subject.image_count <= high:
         about = {"low": low, "high": high, "count": subject.image_count}

@@ -134,7 +134,7 @@ def advise(
         found = rules.advise(
             request,
             known,
-            evidence.measured(),
+            evidence.measured(embedded=known.is_embedded),
             estimated,
             lambda recipe: estimate.memory_gib(known, recipe, counted, step),
         )
