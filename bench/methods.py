@@ -38,7 +38,6 @@ from goals import BY_NAME, GOALS
 from tsuika import config, formats
 from tsuika.config import Recipe
 from tsuika.core.files import write_text
-from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment
 from tsuika.data.bank import Bank
 from tsuika.embedded import mascot
@@ -47,7 +46,7 @@ from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe
 from tsuika.methods import METHODS
 from tsuika.training.fit import Fit
-from tsuika.training.loop import conditioner, fit
+from tsuika.training.loop import fit
 
 PIVOTAL = "textual-inversion + lora"
 PLAIN = "lora without convolutions"  # what `advise` recommends for a real base
@@ -210,17 +209,8 @@ class Bench(collect.Bench):
 
     def attach(self, cell: Cell, bank: Bank) -> tuple[Attachment, Fit]:
         recipe = recipe_of(cell)
-        attachment = METHODS[cell.trains].attach(
-            self.model, recipe.method.completed(recipe.data), generator(cell.seed, "init")
-        )
-        return attachment, Fit(
-            self.model,
-            attachment,
-            recipe,
-            self.accelerator,
-            batch=lambda number: bank.batch(number, recipe.train.batch_size, cell.seed),
-            condition=conditioner(self.model, attachment, bank.size_px_of),
-        )
+        attachment = self.attached(recipe)
+        return attachment, self.fitting(attachment, recipe, bank)
 
     def worded(self, cell: Cell, caption: str) -> str:
         return goals.with_word(cell.goal, caption) if cell.method == "textual-inversion" else caption

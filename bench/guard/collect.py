@@ -280,6 +280,8 @@ class Bench:
     def fitting(self, attachment: Attachment, recipe: Recipe, bank: Bank, schedule: Schedule | None = None) -> Fit:
         """A training by the product's own loop."""
         train = recipe.train
+        # What Accelerate keeps of the training before.
+        self.accelerator.free_memory()
         return Fit(
             self.model,
             attachment,
