@@ -93,7 +93,7 @@ def afforded(run: Run) -> tuple[Budget, list[int]]:
     if "afforded" not in run.memo:
         tables = {"method": {"name": run.method}, "train": {"steps": run.steps * STEP_SCALE, "batch_size": run.batch}}
         fold = run.folds[0]
-        allowed = budget(config.build(tables), fold.held_out.values.shape[1], fold.trained_on)
+        allowed = budget(config.build(tables), fold.held_out.values.shape[1], fold.trained_on, run.steps * STEP_SCALE)
         logs = np.log(run.folds[0].held_out.steps)
         near = {int(abs(logs - math.log(rung / STEP_SCALE)).argmin()) for rung in allowed.steps}
         run.memo["afforded"] = allowed, sorted(near)
