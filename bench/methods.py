@@ -2,6 +2,7 @@
 
     python bench/methods.py --out DIR [--seeds 3] [--only lora/character/16/0]   # trains; goes on where it was
     python bench/methods.py --out DIR --read [--write FILE]                         # the tables; the file that `advise` reads
+    python bench/methods.py --out bench/methods.jsonl.xz --read                     # of what is kept here
 
 A cell is (method, goal, pictures, seed). Training ends after SECONDS processor seconds of training steps in one thread, so a
 busy machine changes nothing. At each sixth of that the weights that would be written meet fresh pictures (bench/goals): the
@@ -322,11 +323,11 @@ def main() -> None:
     parser.add_argument("--read", action="store_true")
     parser.add_argument("--write", type=Path, help="with --read: the file that `tsuika advise` reads")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.read:
         import methods_read
 
         return methods_read.read(options.out, options.write)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     RATES.update({method: options.times * rate for method, rate in RATES.items()})
     bench = Bench()

@@ -9,6 +9,7 @@ They say nothing about other concepts.
 from __future__ import annotations
 
 import json
+import lzma
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +28,12 @@ Cell = dict[str, Any]
 
 
 def load(folder: Path) -> tuple[list[Cell], list[Cell]]:
-    """Cells, with their grids made relative to the one base of each goal and seed; and pairs."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    """Cells, with their grids made relative to the one base of each goal and seed; and pairs. Of a folder or a packed file."""
+    if folder.is_dir():
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    else:
+        with lzma.open(folder, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
     cells, pairs = [row for row in rows if "goal" in row], [row for row in rows if "pair" in row and "rows" in row]
     plain = {(one["goal"], one["seed"]): one["base"] for one in cells if one["method"] in ("lora", "dreambooth")}
     cells = [one for one in cells if (one["goal"], one["seed"]) in plain]
