@@ -377,7 +377,8 @@ def picture(looks: Sequence[Looked], language: int) -> str:
     low, high = math.floor(min(values)) - 1, math.ceil(max(values)) + 1
     inner, tall = WIDTH - LEFT - 18, HEIGHT - 78
     step = max(1, round((high - low) / 6))
-    letters = dict(zip((*SHOWN, *PLAIN), "ABCDEFGH"))
+    drawn_ones = {name for panel in panels.values() for name, *_ in panel}
+    letters = dict(zip((name for name in (*SHOWN, *PLAIN) if name in drawn_ones), "ABCDEFGH"))
     tallest = len(PLANS) * HEIGHT + 54 + 18 * len(letters)
     parts = [f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{tallest - 1}" rx="12"/>']
     for number, (planned, panel) in enumerate(panels.items()):
