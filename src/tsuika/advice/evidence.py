@@ -103,7 +103,7 @@ def _interval(row: Mapping[str, Any]) -> Interval:
     return Interval(row["mean"], row["low"], row["high"])
 
 
-def read(tables: Mapping[str, Any], cells: str = "cells") -> Measurements:
+def read(tables: Mapping[str, Any], listed: str = "cells") -> Measurements:
     """The table in the form that bench/methods writes, by the name of its list of cells."""
     plain = ("goal", "method", "seeds", "fidelity", "drift", "bytes")
     cells = tuple(
@@ -115,7 +115,7 @@ def read(tables: Mapping[str, Any], cells: str = "cells") -> Measurements:
             rival=row.get("against", {}).get("method", ""),
             seconds=tables["seconds"],
         )
-        for row in tables[cells]
+        for row in tables[listed]
     )
     pairs = tuple(CombinedResults(row["name"], _interval(row["over_best_alone"])) for row in tables["pairs"])
     return Measurements(cells, pairs)
