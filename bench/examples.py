@@ -26,7 +26,7 @@ from tsuika import config, formats
 from tsuika.core.events import Stepped, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Model
-from tsuika.diffusion.objective import objective, stratified
+from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, stratified_timesteps, target
 from tsuika.embedded import examples, gadget, mascot, sketch, world, yardstick
 from tsuika.generation import compose, grid, pipeline
 from tsuika.methods import METHODS
@@ -237,7 +237,7 @@ def draw(model: Model, prompts: Sequence[str], seeds: int) -> Drawings:
 def held_out_loss(model: Model, drawn: Sequence[mascot.Illustration], seeds: int) -> list[float]:
     """Mean squared error of the prediction on pictures never trained on, with noise and timesteps fixed by the seed."""
     small = yardstick.to_signal([one.pixels for one in drawn])
-    trained = objective(model.prediction, model.scheduler_config, model.device)
+    alphas_T = alphas_cumprod_T(model.scheduler_config)
     losses = []
     with torch.no_grad():
         weights = next(model.unet.parameters())
@@ -245,10 +245,11 @@ def held_out_loss(model: Model, drawn: Sequence[mascot.Illustration], seeds: int
         cond = model.encode_text([one.caption for one in drawn])
         for seed in range(seeds):
             source = generator(seed, "held-out loss")
-            t_B = trained.times(stratified(len(drawn), source))
+            t_B = stratified_timesteps(len(drawn), len(alphas_T), source)
             noise = torch.randn(latents.shape, generator=source)
-            output = model.denoise(trained.add_noise(latents, noise, t_B).to(weights.dtype), t_B, cond).float()
-            losses.append(float((output - trained.target(latents, noise, t_B)).pow(2).mean()))
+            a_B = alphas_T[t_B]
+            output = model.denoise(add_noise(latents, noise, a_B).to(weights.dtype), t_B, cond).float()
+            losses.append(float((output - target(model.prediction, latents, noise, a_B)).pow(2).mean()))
     return losses
 
 

@@ -18,6 +18,7 @@ from tsuika.diffusion.objective import (
     objective,
     pyramid_noise,
     stratified,
+    stratified_timesteps,
 )
 
 ZERO_SNR: dict[str, Any] = {"rescale_betas_zero_snr": True}
@@ -56,8 +57,10 @@ def test_times_keep_their_order_and_strata(trained: Objective) -> None:
     assert (times.diff() >= 0).all() and times[0] >= 0 and times[-1] <= trained.noisiest
 
 
-def test_weights_of_a_noise_schedule_are_those_of_its_times() -> None:
+def test_noise_schedules_draw_as_they_always_did() -> None:
+    source, same = (torch.Generator().manual_seed(4) for _ in range(2))
     trained = objective("epsilon", {}, "cpu")
+    assert torch.equal(trained.times(stratified(7, source)), stratified_timesteps(7, 1000, same))
     t_B = torch.tensor([3, 700])
     assert torch.equal(trained.weight(t_B, 5.0), min_snr_weight("epsilon", alphas_cumprod_T({})[t_B], 5.0))
 

@@ -55,6 +55,11 @@ def stratified(size: int, generator: torch.Generator) -> Tensor:
     return strata[torch.randperm(size, generator=generator)]
 
 
+def stratified_timesteps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `size` equal strata of 0..count-1, in random order (size,)."""
+    return (stratified(size, generator) * count).long().clamp_(max=count - 1)
+
+
 def logit_normal(u_B: Tensor) -> Tensor:
     """Numbers drawn uniformly from 0..1 as draws of sigmoid(standard normal) (Esser et al. 2024), in the same order."""
     drawn: Tensor = torch.special.ndtri(u_B.double().clamp(_EDGE, 1 - _EDGE)).sigmoid()
