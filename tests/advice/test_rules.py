@@ -21,9 +21,9 @@ from tsuika.advice.rules import Advice, Request
 from tsuika.config import Recipe
 from tsuika.core.errors import RecipeError
 from tsuika.core.intervals import Interval
+from tsuika.guard.judge import WHOLE
 from tsuika.methods import Method, MethodSection
 from tsuika.pages import verbatim
-from tsuika.training.guard_plan import WHOLE
 
 GPU = Machine("cuda", "a GPU", "bf16", 24.0, 5e13)
 COUNTS = (1, 3, 4, 9, 12, 30, 100, 2000)

@@ -21,10 +21,10 @@ from tsuika.core.errors import RecipeError
 from tsuika.core.events import Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Attachment, ParamGroup, Update
+from tsuika.guard.judge import LOOK, WHOLE
 from tsuika.methods import METHODS
 from tsuika.training import optim
 from tsuika.training.fit import Fit
-from tsuika.training.guard_plan import LOOK, WHOLE
 from tsuika.training.loop import conditioner, fit
 from tsuika.training.penalties import Penalties
 from tsuika.training.preparation import accelerate_for

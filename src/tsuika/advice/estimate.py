@@ -16,9 +16,8 @@ from tsuika.advice.base import KnownBase
 from tsuika.config import Recipe
 from tsuika.core.sections import Guard
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
-from tsuika.guard.judge import SEVERAL_BYTES
+from tsuika.guard.judge import SEVERAL_BYTES, WHOLE
 from tsuika.methods import METHODS, MethodSection
-from tsuika.training.guard_plan import WHOLE
 
 GIB: Final = 2**30
 

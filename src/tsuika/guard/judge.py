@@ -59,6 +59,10 @@ APART: Final = (
 )
 # Bytes: what a step's weights may take for several steps to be kept and written. Of a whole model the best step alone is.
 SEVERAL_BYTES: Final = 2**29
+# Of the plan, a trial run without some of the images at most: what is left is for all of them (bench/guard/frontier.py).
+LOOK: Final = 0.8
+# Of the plan, such a trial run and what goes on from it together at most (the same).
+WHOLE: Final = 1.3
 LIKENESS_REACH: Final = 2.5  # usable checkpoints spanned 1-3 times the best step (demystifying-sd-finetuning)
 
 Kind = Literal["go", "warn", "stop"]

@@ -13,17 +13,13 @@ from tsuika.core.events import Warned, note
 from tsuika.core.texts import Text, _
 from tsuika.data import dedupe, split
 from tsuika.data.manifest import Manifest
-from tsuika.guard.judge import EARLY, affordable_schedule, check_schedule, patient_ratio
+from tsuika.guard.judge import EARLY, LOOK, WHOLE, affordable_schedule, check_schedule, patient_ratio
 from tsuika.guard.probe import MID, PATH, passes
 from tsuika.guard.reading import ENOUGH_IMAGES
 
 # Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
 LEAST_HELD_OUT: Final = 4
 MOST_HELD_OUT: Final = 12
-# Of the plan, a trial run without some of the images at most: what is left is for all of them (bench/guard/frontier.py).
-LOOK: Final = 0.8
-# Of the plan, such a trial run and what goes on from it together at most (the same).
-WHOLE: Final = 1.3
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 # Passes in the middle range of a check: each of the six timesteps twice, or once.
 TWICE: Final = 2 * len(MID)
