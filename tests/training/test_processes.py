@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -74,6 +74,13 @@ def ended(place: Path, processes: Sequence[BaseProcess], status: int = 0) -> lis
     return told
 
 
+def wait_for_steps(run: Path, processes: Sequence[BaseProcess]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while len(rows(run, "Stepped")) < 5:
+        assert time.monotonic() < end and all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+
+
 def forked(place: Path, words: Sequence[str], count: int = 2, **more: str) -> list[str]:
     """What two processes say that a launcher has started."""
     return ended(place, ranks(place, words, count, **more))
@@ -121,10 +128,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     whole, cut = (arguments(base, pictures, place / name, **more) for name in ("whole", "cut"))
     assert program(*whole) == 0
     both = ranks(place, cut, 2)
-    end = time.monotonic() + PATIENCE_S
-    while len(rows(place / "cut", "Stepped")) < 5:
-        assert time.monotonic() < end and all(process.is_alive() for process in both)
-        time.sleep(0.01)
+    wait_for_steps(place / "cut", both)
     for process in both:
         process.kill()
         process.join()
@@ -142,6 +146,54 @@ def test_any_number_of_processes_goes_on_with_what_two_began(killed: Killed, cou
     steps = {row["step"]: row["loss"] for row in rows(run, "Stepped")}
     assert max(steps) == 12 and (run / "report.json").exists()
     assert list(steps.values()) == pytest.approx(killed.whole, rel=1e-5)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Path, list[BaseProcess]]]:
+    """Two processes in the middle of a long run."""
+    base, pictures = make_place(tmp_path)
+    words = arguments(base, pictures, tmp_path / "run", train={"steps": 9999, "batch_size": 4})
+    both = ranks(tmp_path, words, 2)
+    try:
+        wait_for_steps(tmp_path / "run", both)
+        yield tmp_path, both
+    finally:
+        for process in both:
+            process.kill()
+
+
+def newest_state(run: Path) -> int:
+    return max(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
+def test_both_stop_as_they_are_asked_by_one_request(running: tuple[Path, list[BaseProcess]]) -> None:
+    place, both = running
+    assert program("stop", str(place / "run")) == 0
+    first, second = ended(place, both, 8)
+    assert "error[TR031]" in first and "error" not in second
+    assert newest_state(place / "run") == rows(place / "run", "Stepped")[-1]["step"]
+    assert any((place / "run" / "artifacts" / "unfinished").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no gloo over local sockets here")
+def test_a_process_that_is_killed_ends_the_other_with_all_saved(running: tuple[Path, list[BaseProcess]]) -> None:
+    place, (first, second) = running
+    second.kill()
+    (told,) = ended(place, [first], 8)
+    assert told.count("error[") == 1 and "error[TR036]" in told
+    assert newest_state(place / "run") == rows(place / "run", "Stepped")[-1]["step"]
+
+
+def test_what_every_process_meets_is_told_by_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert program("train", "lora", "--images", str(tmp_path / "none"), "--out", str(tmp_path / "run")) == 3
+        told.append(capsys.readouterr().err)
+    assert "error[DS001]" in told[0] and not told[1]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +228,7 @@ def test_a_run_may_compute_otherwise_than_the_one_before_it_in_the_same_process(
 
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_processes_that_would_shard_the_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Sharded by Accelerate, the trained weights would not be those that the model computes with."""
+    """Sharded by Accelerate, the weights of the optimizer are not those that the model computes with: it would learn nothing."""
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(RecipeError) as caught:
         accelerate_for(Recipe(train=Train(device="cpu", precision="fp32")))

@@ -245,8 +245,9 @@ def _run(
         yield Phase("report")
         _report(result, notes, again, scorer, language)
     except Exception as error:
+        lost = isinstance(error, InterruptedRunError) and error.code == "TR036"
         # Who stops it knows; what is wrong with a recipe is said at once.
-        if _is_main() and not isinstance(error, InterruptedRunError | RecipeError):
+        if _is_main() and (lost or not isinstance(error, InterruptedRunError | RecipeError)):
             yield from notify.send(places, notify.of_failure(name, outer_cause(error) or error, lang), failed=True)
         raise
     if folder.stop_request.exists() and result.stopped_by == "user":

@@ -175,8 +175,7 @@ def interval(estimate: Mapping[str, Any]) -> Text:
 
 def follow(events: Run[Any], run: Path, *, as_json: bool) -> None:
     """Show a run as it goes; at the end, its report as the result."""
-    # Of the processes of `accelerate launch` only the first one speaks.
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = _is_first()
     stop, step, began, said, stopping = Stop(), 0, time.monotonic(), "", False
     with shown_bar(with_note=True) as bar, Pulse(bar.disable and is_first) as pulse, _ended_by(stop, run):
         task = None
@@ -222,6 +221,11 @@ def follow(events: Run[Any], run: Path, *, as_json: bool) -> None:
         screen.print_out(str(run))
 
 
+def _is_first() -> bool:
+    """Of the processes of `accelerate launch` only the first one speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def _ended_by(stop: Stop, run: Path) -> Iterator[None]:
     """What breaks after Ctrl+C or terminate is the end that was asked for: a compiler, for one, gets the signal, too.
@@ -230,8 +234,13 @@ def _ended_by(stop: Stop, run: Path) -> Iterator[None]:
     """
     try:
         yield
-    except TsuikaError:
-        raise
+    except TsuikaError as error:
+        # The other processes of a launch got the signal, too, and one was the first to end.
+        if stop.signal is None or error.code != "TR036":
+            raise
+        if _is_first():
+            screen.say(_("Stopped in the middle of a step. Go on with: tsuika resume {run}", run=run))
+        raise SystemExit(128 + stop.signal) from None
     except Exception as broken:
         if stop.signal is None or outer_cause(broken) is not None:
             raise

@@ -20,7 +20,7 @@ from tsuika.api import phases
 from tsuika.cli import labels, language, layout, usage
 from tsuika.cli.language import local
 from tsuika.core import outside
-from tsuika.core.errors import RecipeError, TsuikaError, outer_cause
+from tsuika.core.errors import ImageError, RecipeError, TsuikaError, outer_cause
 from tsuika.core.events import Warned
 from tsuika.core.plain import jsonable, to_dict
 from tsuika.core.texts import _, languages, listed
@@ -151,7 +151,8 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
         status = app(rest, standalone_mode=False, prog_name="tsuika")
         write(sys.stdout, "")
     except TsuikaError as ours:
-        error(ours)
+        if not _is_told_by_another(ours):
+            error(ours)
         raise SystemExit(ours.exit_status) from None
     except typer.Exit as leave:
         raise SystemExit(leave.exit_code) from None
@@ -177,6 +178,12 @@ def _run(app: typer.Typer, arguments: Sequence[str]) -> None:
     # Typer hands a status (130 of Ctrl+C, among others) back like a result.
     if isinstance(status, int) and status:
         raise SystemExit(status)
+
+
+def _is_told_by_another(error: TsuikaError) -> bool:
+    """Whether all processes of `accelerate launch` meet it: then the first on each machine tells it."""
+    of_all = isinstance(error, ImageError | RecipeError) or error.code == "TR036"
+    return of_all and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _report_bug(bug: Exception) -> int:

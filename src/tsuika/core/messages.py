@@ -390,6 +390,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "This is an inpainting base model: it is trained with random masks, a quarter of them over the whole image",
             "Previews and evaluate draw from the prompt alone, under a mask over the whole image.",
         ),
+        "TR036": (
+            "Another process of this training has ended, and without it the others cannot go on",
+            "{why}",
+            "What ended it stands above, or in the log of its machine. Go on, with any number of processes: tsuika resume {run}",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _of_accelerate(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
-    """Out of memory and out of disk as tsuika's own errors."""
+    """Out of memory, out of disk, and another process of the launch that is gone, as tsuika's own errors."""
     try:
         yield
     except Exception as error:
@@ -130,9 +131,18 @@ def clear_errors(recipe: Recipe, where: object) -> Iterator[None]:
             batch=f"--set train.batch_size={smaller}",
             checkpointing="--set train.gradient_checkpointing=true",
         )
+        if _has_lost_another(error):
+            # Without where in the library it was raised, and its advice.
+            why = re.sub(r"^\[\S+\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
+            raise InterruptedRunError("TR036", where=where, why=why, run=where) from None
         if (ours := outer_cause(error, where=where, do=do)) is None:
             raise
         raise ours from None
+
+
+def _has_lost_another(error: Exception) -> bool:
+    """Whether a process of the launch could not be heard any more: NCCL's errors have a class, gloo's say where they come from."""
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError") or "gloo/transport" in str(error)
 
 
 def prepare(
