@@ -459,3 +459,11 @@ def test_the_file_that_a_run_goes_on_from_is_step_0_and_may_be_the_best() -> Non
     for step, loss in ((0, 0.01), (50, 0.02), (100, 0.03)):
         judge.update(check(step, loss))
     assert judge.chosen == Range(0, 0, 0), "the least harm is none: the start as it is"
+
+
+@pytest.mark.parametrize("planned", [0, 1000])
+def test_twice_the_plan_is_suggested_where_the_trial_run_is_a_part_of_it(planned: int) -> None:
+    judge = Judge(800, 1e-4, planned=planned)
+    while (step := judge.next_step()) is not None:
+        verdict = judge.update(check(step, -1e-4 * step))
+    assert (verdict.code, verdict.params["more"]) == ("GD033", 2 * (planned or 800))

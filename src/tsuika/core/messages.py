@@ -509,15 +509,15 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "You need not do anything. A larger batch size or more steps make the share smaller; --guard off measures nothing.",
         ),
         "GD032": (
-            "All {step} steps are done; step {best} is the best on held-out images (loss {gain} against the base model)",
+            "Step {step} was the last; step {best} is the best on held-out images (loss {gain} against the base model)",
         ),
         "GD033": (
-            "All {step} steps are done, and held-out images were still improving (loss {percent} against the base model)",
+            "Step {step} was the last, and held-out images were still improving (loss {percent} against the base model)",
             "",
             "More steps may gain more: --steps {more}",
         ),
         "GD034": (
-            "All {step} steps are done, and held-out images are not yet better than with the base model (loss {percent})",
+            "Step {step} was the last, and held-out images are not yet better than with the base model (loss {percent})",
             "Learning was too slow.",
             "Raise the learning rate: --set train.learning_rate={higher}; or the number of steps: --steps {more}",
         ),

@@ -149,13 +149,15 @@ class Judge:
         patience: float = PATIENCE,
         overlap: float = 0.0,
         check_steps: Sequence[int] = (),
+        planned: int = 0,
     ) -> None:
         """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check: with
-        step 0 where the run does not begin with the base, which may then be the best.
+        step 0 where the run does not begin with the base, which may then be the best. `planned`: the recipe's steps, where the
+        run is a part of them.
 
         `patience`: stop when this share of the best step has gone by without a better one, and MIN_CHECKS checks.
         """
-        self.steps, self._patience = steps, patience
+        self.steps, self._planned, self._patience = steps, planned or steps, patience
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
         self._learning_rate, self._overlap = learning_rate, overlap
@@ -278,7 +280,7 @@ class Judge:
             "best": now.best_step,
             "rate": f"{self._learning_rate / 3:.2g}",
             "higher": f"{self._learning_rate * 3:.2g}",
-            "more": 2 * self.steps,
+            "more": 2 * self._planned,
             "percent": percent(now.held_out.mean if now.held_out else now.train),
             "gain": percent(now.best.mean if now.best else None),
             "train": percent(now.train),

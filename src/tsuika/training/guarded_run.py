@@ -223,9 +223,8 @@ class GuardedRun:
     def _judge(self, checks: Sequence[Check] = ()) -> Judge:
         train, guard = self.prepared.recipe.train, self.prepared.recipe.guard
         steps = self._budget.steps if self.prepared.start is None else (0, *self._budget.steps)
-        judge = Judge(
-            self.plan.trial(self.prepared.recipe), train.learning_rate, guard.patience, self.plan.split.overlap, steps
-        )
+        trial, overlap = self.plan.trial(self.prepared.recipe), self.plan.split.overlap
+        judge = Judge(trial, train.learning_rate, guard.patience, overlap, steps, train.steps)
         replay(judge, checks)
         return judge
 
