@@ -25,15 +25,6 @@ from tsuika.core.files import locked
 from tsuika.evaluation.trials import Trial, choose, near_the_best
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
-    pytest.importorskip("optuna", reason="the search needs optuna")
-    stand_in = Runs()
-    monkeypatch.setattr(training, "train", stand_in.train)
-    monkeypatch.setattr(training, "resume", stand_in.resume)
-    return stand_in
-
-
 def test_every_point_of_a_grid_is_tried_once_and_the_best_is_a_recipe(runs: Runs, tmp_path: Path) -> None:
     over = ("train.learning_rate=1e-4,1e-3", "method.rank=8,16")
     found = last(tsuika.search(recipe(), tmp_path / "s", over))

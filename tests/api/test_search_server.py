@@ -20,7 +20,7 @@ import pytest
 from search_runs import Runs, last, recipe
 
 import tsuika
-from tsuika.api import search_store, training
+from tsuika.api import search_store
 from tsuika.core.errors import NetworkError, RecipeError, TsuikaError
 from tsuika.core.events import Event, Judged, Warned
 
@@ -95,13 +95,12 @@ def url(server: Server) -> Iterator[str]:
     execute("DROP DATABASE trials WITH (FORCE)")
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
-    pytest.importorskip("optuna", reason="the search needs optuna")
-    stand_in = Runs()
-    monkeypatch.setattr(training, "train", stand_in.train)
-    monkeypatch.setattr(training, "resume", stand_in.resume)
-    return stand_in
+def in_a_trial(out: Path, url: str) -> Iterator[Event]:
+    """A search that has been left in the middle of its first trial."""
+    events = tsuika.search(recipe(), out, OVER, storage=url)
+    while not isinstance(next(events), Judged):
+        pass
+    return events
 
 
 @pytest.mark.postgres
@@ -138,9 +137,7 @@ def test_a_machine_that_gives_no_sign_of_life_is_taken_over_from(
 ) -> None:
     monkeypatch.setattr(search_store, "SILENT_S", 1)
     monkeypatch.setattr(search_store, "ALIVE_S", 3600)
-    gone = tsuika.search(recipe(), tmp_path / "a" / "s", OVER, storage=url)
-    while not isinstance(next(gone), Judged):
-        pass
+    gone = in_a_trial(tmp_path / "a" / "s", url)
     time.sleep(2)
     found = last(tsuika.search(recipe(), tmp_path / "b" / "s", OVER, storage=url))
     assert {row["state"] for row in found.trials} <= {"done", "pruned"} and len(found.trials) == 4
@@ -159,9 +156,7 @@ def test_a_living_machine_is_not_taken_over_from(
 ) -> None:
     monkeypatch.setattr(search_store, "SILENT_S", 5)
     monkeypatch.setattr(search_store, "ALIVE_S", 1)
-    living = tsuika.search(recipe(), tmp_path / "a" / "s", OVER, storage=url)
-    while not isinstance(next(living), Judged):
-        pass
+    living = in_a_trial(tmp_path / "a" / "s", url)
     time.sleep(6)
     last(tsuika.search(recipe(), tmp_path / "b" / "s", OVER, storage=url))
     found = last(living)
@@ -174,9 +169,7 @@ def test_what_a_process_left_goes_on_in_its_folder(
 ) -> None:
     """The server goes away in the middle of a trial, which is the end of this process; the same call goes on, also late."""
     monkeypatch.setattr(search_store, "SILENT_S", 1)
-    events = tsuika.search(recipe(), tmp_path / "a" / "s", OVER, storage=url)
-    while not isinstance(next(events), Judged):
-        pass
+    events = in_a_trial(tmp_path / "a" / "s", url)
     server.stop()
     try:
         with pytest.raises(NetworkError) as caught:
