@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from analyse import table
 from collect import CONCEPTS, Bench, Configuration
-from frontier import Part, Trainings
+from frontier import Trainings
+from frontier_read import Part
 
 from tsuika.core.files import write_text
 
