@@ -29,7 +29,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.split import split
 from tsuika.formats import provenance
 from tsuika.formats.provenance import Provenance
-from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, Judge, Range
+from tsuika.guard.judge import CHECKS_AT_LEAST, FIRST_CHECK, LOOK, WHOLE, Judge, Range
 from tsuika.guard.probe import PATH, passes
 from tsuika.guard.reading import Check, Ratios, Reading
 from tsuika.training import folder as run_folder
@@ -123,8 +123,8 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     before, after = of(events[:at], Stepped), of(events[at:], Stepped)
     assert [event.step for event in before] == list(range(1, before[-1].step + 1))
     planned = train["steps"]
-    again = min(planned, round(chosen.look_step * 10 / 6), round(guard_plan.WHOLE * planned) - before[-1].step)
-    assert before[-1].step <= guard_plan.LOOK * planned + 0.5
+    again = min(planned, round(chosen.look_step * 10 / 6), round(WHOLE * planned) - before[-1].step)
+    assert before[-1].step <= LOOK * planned + 0.5
     assert after[-1].step == chosen.step == chosen.look_step + again, "on from the best step, as long as anew"
     whole = [event for event in after if event.step > chosen.look_step][-again:]
     assert [event.step for event in whole] == list(range(chosen.look_step + 1, chosen.step + 1))
