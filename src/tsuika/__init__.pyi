@@ -1,9 +1,7 @@
 from .api.advising import Advised as Advised
 from .api.advising import advise as advise
-from .api.annotation import Captioned as Captioned
-from .api.annotation import Masked as Masked
-from .api.annotation import caption as caption
-from .api.annotation import mask as mask
+from .api.captioning import Captioned as Captioned
+from .api.captioning import caption as caption
 from .api.checking import check as check
 from .api.checking import clean as clean
 from .api.checking import contact_sheet as contact_sheet
@@ -20,6 +18,8 @@ from .api.files import FileInfo as FileInfo
 from .api.files import inspect as inspect
 from .api.machine import MachineInfo as MachineInfo
 from .api.machine import doctor as doctor
+from .api.masking import Masked as Masked
+from .api.masking import mask as mask
 from .api.merging import extract as extract
 from .api.merging import merge as merge
 from .api.merging import resize as resize
@@ -27,11 +27,11 @@ from .api.models import EMBEDDED as EMBEDDED
 from .api.models import load as load
 from .api.publishing import Published as Published
 from .api.publishing import publish as publish
+from .api.rates import find_rate as find_rate
 from .api.run import Run as Run
 from .api.searching import Searched as Searched
 from .api.searching import TrialEnded as TrialEnded
 from .api.searching import TrialStarted as TrialStarted
-from .api.searching import find_rate as find_rate
 from .api.searching import search as search
 from .api.sheets import CellDrawn as CellDrawn
 from .api.sheets import Sheet as Sheet

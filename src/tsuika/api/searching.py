@@ -1,5 +1,4 @@
-"""The learning-rate finder; and a search over settings: ordinary runs under guard, chosen by Optuna, compared by what the
-guard has measured.
+"""A search over settings: ordinary runs under guard, chosen by Optuna, compared by what the guard has measured.
 
 All of a search is in its folder: `search.db` (Optuna's study, SQLite; or in a database that several machines share), `trials/`
 (run folders), `recipe.toml` (what all trials share), and at the end `search.json` and `best.toml`. Several processes may work in
@@ -14,8 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from tsuika import config
 from tsuika.api import search_space, search_store, training
@@ -33,8 +31,6 @@ from tsuika.core.texts import _
 from tsuika.evaluation import run_record
 from tsuika.evaluation import trials as results
 from tsuika.evaluation.trials import Trial
-from tsuika.training import rate_finder
-from tsuika.training.rate_finder import RateFound
 
 if TYPE_CHECKING:
     import optuna
@@ -81,25 +77,6 @@ class Searched(Event):
     near: list[int]
     recipe: str
     trials: list[dict[str, Any]] = field(default_factory=list)
-
-
-@starts
-def find_rate(recipe: Recipe, *, rates: Sequence[float] = (), steps: int = rate_finder.STEPS) -> Events[RateFound]:
-    """Try learning rates for a few steps each on the recipe's images. Keeps no file.
-
-    Args:
-        recipe: as for `train`; its own learning rate is the middle of what is tried.
-        rates: to try instead of those around the recipe's.
-        steps: of each.
-
-    Raises:
-        RecipeError: RC020, the optimizer finds its rate by itself.
-        TsuikaError: what a run of this recipe would raise.
-    """
-    with TemporaryDirectory(prefix="tsuika-") as scratch:
-        for event in rate_finder.find(recipe, RunDir(Path(scratch)), training.services(), rates, steps):
-            yield event
-    return cast(RateFound, event)
 
 
 @starts

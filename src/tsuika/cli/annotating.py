@@ -14,7 +14,8 @@ from tsuika.cli.language import local
 from tsuika.core.texts import Text, _, _n, listed
 
 if TYPE_CHECKING:
-    from tsuika.api.annotation import Captioned, Masked
+    from tsuika.api.captioning import Captioned
+    from tsuika.api.masking import Masked
 
 TAGS_SHOWN: Final = 30
 NOTHING_WRITTEN: Final = _("Nothing was written. To write them beside linked copies of the images: --out FOLDER")
