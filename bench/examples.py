@@ -1,6 +1,7 @@
 """The four examples, measured: pictures drawn, trained, compared before and after, and all four in one picture.
 
     python bench/examples.py --work DIR [--only object,style] [--steps N] [--seeds 4]
+    python bench/examples.py --work DIR --only hand-hypernetwork,hand-lora    # a hand that the base was never shown
 
 Prints a Markdown table; DIR keeps the runs, the grids and what was measured. A run that is already there is not
 trained again. Every figure is a mean over prompts, given as mean ± standard deviation over the seeds.
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,8 @@ from tsuika.core.events import Stepped, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Model
 from tsuika.diffusion.objective import add_noise, alphas_cumprod_T, stratified_timesteps, target
-from tsuika.embedded import examples, gadget, mascot, sketch, world, yardstick
+from tsuika.embedded import examples, gadget, hands, mascot, sketch, world, yardstick
+from tsuika.embedded.world import Picture
 from tsuika.generation import compose, grid, pipeline
 from tsuika.methods import METHODS
 
@@ -53,11 +56,12 @@ class Example:
     """A recipe, the prompts it is compared on, and what is measured on their pictures."""
 
     recipe: str
-    pictures: str
+    pictures: Callable[[], list[mascot.Illustration]]
     prompts: tuple[str, ...]
     shown: tuple[int, ...]  # rows of the grid
     figures: Callable[[Drawings, Drawings], list[Figure]]
     held_out: Callable[[], list[mascot.Illustration]]
+    changed: Mapping[str, object] = field(default_factory=dict)  # settings of the recipe
 
 
 def by_seed(rows: Sequence[Sequence[float]]) -> list[float]:
@@ -108,51 +112,75 @@ def character_figures(before: Drawings, after: Drawings) -> list[Figure]:
 STYLE_SCENES = sketch.scenes(20, 1, sketch.HELD_OUT)
 
 
-def style_figures(before: Drawings, after: Drawings) -> list[Figure]:
-    """How near to true prints, and whether the thing is still the right one."""
+def blobs(scene: Picture, size_px: int = mascot.PICTURE_PX) -> np.ndarray:
+    """The picture in the hand that the base was never shown."""
+    return world.draw(scene, size_px, hands.source(hands.UNSEEN))
+
+
+def blob_pictures() -> list[mascot.Illustration]:
+    """300 of the things that the style's pictures show, in that hand."""
+    scenes = sketch.scenes(300, 0, sketch.TRAINED)
+    return [
+        mascot.Illustration(f"blob_{number:03d}", blobs(scene), sketch.caption(scene), scene.background)
+        for number, scene in enumerate(scenes, 1)
+    ]
+
+
+def style_figures(drawn: Callable[[Picture, int], np.ndarray], before: Drawings, after: Drawings) -> list[Figure]:
+    """How near to true pictures of the style, and whether the thing is still the right one."""
     seeds = len(before[0])
     things = [scene.things[0].thing for scene in STYLE_SCENES]
-    sets = [[sketch.again(scene, seed) for scene in STYLE_SCENES] for seed in range(seeds)]
-    printed = [[sketch.stylise(scene, world.SIZE_PX) for scene in scenes] for scenes in sets]
-    truth = [picture for pictures in printed for picture in pictures]
-    others = [
-        [sketch.stylise(sketch.again(scene, 1000 + seed), world.SIZE_PX) for scene in STYLE_SCENES]
-        for seed in range(seeds)
-    ]
+
+    def true(first_seed: int) -> list[list[np.ndarray]]:
+        return [
+            [drawn(sketch.again(scene, first_seed + seed), world.SIZE_PX) for scene in STYLE_SCENES]
+            for seed in range(seeds)
+        ]
+
+    truth, others = true(0), true(1000)
+    references = list(zip(*truth))
+    every = [picture for pictures in truth for picture in pictures]
 
     def columns(side: Drawings) -> list[list[np.ndarray]]:
         return [[row[seed] for row in side] for seed in range(seeds)]
 
-    def distances(sets_: list[list[np.ndarray]]) -> list[float]:
-        return [style_distance.distance(pictures, truth) for pictures in sets_]
+    def distances(sets: list[list[np.ndarray]]) -> list[float]:
+        return [style_distance.distance(pictures, every) for pictures in sets]
 
-    def recognised(sets_: list[list[np.ndarray]]) -> list[float]:
-        """Share of pictures that are nearest to the true prints of their own thing, of 20."""
+    def likeness(sets: list[list[np.ndarray]]) -> list[float]:
+        return by_seed([yardstick.likeness(row, refs).tolist() for row, refs in zip(zip(*sets), references)])
+
+    def recognised(sets: list[list[np.ndarray]]) -> list[float]:
+        """Share of pictures that are nearest to the true pictures of their own thing, of 20."""
         return [
             float(
                 np.mean([things[int(i)] == t for i, t in zip((yardstick.directions(p) @ centres.T).argmax(1), things)])
             )
-            for p in sets_
+            for p in sets
         ]
 
-    centres = torch.stack([yardstick.directions(p).mean(0) for p in zip(*printed)])
+    centres = torch.stack([yardstick.directions(pictures).mean(0) for pictures in references])
     centres = torch.nn.functional.normalize(centres, dim=1)
+    sides = columns(before), columns(after), others
     return [
-        Figure("style distance", distances(columns(before)), distances(columns(after)), distances(others)),
-        Figure("right thing of 20", recognised(columns(before)), recognised(columns(after)), recognised(others)),
+        Figure("style distance", *map(distances, sides)),
+        Figure("likeness to the true picture of the thing", *map(likeness, sides)),
+        Figure("right thing of 20", *map(recognised, sides)),
     ]
 
 
-def style_held_out() -> list[mascot.Illustration]:
+def style_held_out(drawn: Callable[[Picture], np.ndarray]) -> list[mascot.Illustration]:
     scenes = [sketch.again(scene, 500 + i) for i in range(3) for scene in STYLE_SCENES]
-    return [mascot.Illustration("", sketch.stylise(s), sketch.caption(s), s.background) for s in scenes]
+    return [mascot.Illustration("", drawn(s), sketch.caption(s), s.background) for s in scenes]
 
 
+STYLE_PROMPTS = tuple(map(sketch.caption, STYLE_SCENES))
+STYLE_SHOWN = (0, 2, 4, 9, 11, 15, 17, 18)
 _CHARACTER_PROMPTS = tuple(prompt.text for prompt in mascot.TEST_PROMPTS)
 EXAMPLES = {
     "object": Example(
         "object-textual-inversion",
-        "object-5",
+        examples.SETS["object-5"],
         tuple(p.text for p in gadget.TEST_PROMPTS),
         tuple(range(6)),
         object_figures,
@@ -160,7 +188,7 @@ EXAMPLES = {
     ),
     "character-dreambooth": Example(
         "character-dreambooth",
-        "character-15",
+        examples.SETS["character-15"],
         _CHARACTER_PROMPTS,
         tuple(range(8)),
         character_figures,
@@ -168,7 +196,7 @@ EXAMPLES = {
     ),
     "character-lora": Example(
         "character-lora",
-        "character-30",
+        examples.SETS["character-30"],
         _CHARACTER_PROMPTS,
         tuple(range(8)),
         character_figures,
@@ -176,25 +204,37 @@ EXAMPLES = {
     ),
     "style": Example(
         "style-hypernetwork",
-        "style-300",
-        tuple(map(sketch.caption, STYLE_SCENES)),
-        (0, 2, 4, 9, 11, 15, 17, 18),
-        style_figures,
-        style_held_out,
+        examples.SETS["style-300"],
+        STYLE_PROMPTS,
+        STYLE_SHOWN,
+        partial(style_figures, sketch.stylise),
+        partial(style_held_out, sketch.stylise),
     ),
 }
+HAND = Example(
+    "style-hypernetwork",
+    blob_pictures,
+    STYLE_PROMPTS,
+    STYLE_SHOWN,
+    partial(style_figures, blobs),
+    partial(style_held_out, blobs),
+)
+# At equal steps; the LoRA's rate is that of bench/methods.
+LORA = {"method": {"name": "lora", "rank": 32}, "train.learning_rate": 1.75e-3}
+MORE = {"hand-hypernetwork": HAND, "hand-lora": replace(HAND, changed=LORA)}
 
 
 def train(name: str, work: Path, steps: int | None) -> tuple[Path, float]:
     """The run of an example's recipe and its seconds; one that is finished is taken as it is."""
-    example, run = EXAMPLES[name], work / name
+    example, run = (EXAMPLES | MORE)[name], work / name
     seconds_file = work / f"{name}.seconds"
     if seconds_file.is_file():
         return run, float(seconds_file.read_text())
-    folder = work / "pictures" / example.pictures
+    folder = work / "pictures" / name
     folder.mkdir(parents=True, exist_ok=True)
-    mascot.write(folder, examples.SETS[example.pictures]())
+    mascot.write(folder, example.pictures())
     tables = config.read_tables(RECIPES / f"{example.recipe}.toml")
+    tables = config.override(tables, example.changed)
     tables = config.override(tables, {"data.images": str(folder), "preview.num": 0})
     if steps:
         tables = config.override(tables, {"train.steps": steps})
@@ -264,7 +304,7 @@ def write_grid(path: Path, prompts: Sequence[str], before: Drawings, after: Draw
 
 def measure(name: str, work: Path, steps: int | None, seeds: int) -> list[Figure]:
     """Train, draw, measure and write the grid of one example."""
-    example = EXAMPLES[name]
+    example = (EXAMPLES | MORE)[name]
     run, seconds = train(name, work, steps)
     sides, losses = [], []
     for parts in ([], [(result_of(run), 1.0)]):
@@ -274,7 +314,10 @@ def measure(name: str, work: Path, steps: int | None, seeds: int) -> list[Figure
     figures = [*example.figures(*sides), Figure("held-out loss", *losses)]
     rows = list(example.shown)
     write_grid(
-        work / f"{name}.png", [example.prompts[i] for i in rows], *([side[i] for i in rows] for side in sides), 4
+        work / f"{name}.png",
+        [example.prompts[i] for i in rows],
+        *([side[i] for i in rows] for side in sides),
+        min(seeds, 4),
     )
     record = {figure.name: vars(figure) for figure in figures} | {"seconds": seconds}
     (work / f"{name}.json").write_text(json.dumps(record, indent=1))
@@ -304,7 +347,7 @@ def spread(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(EXAMPLES)}")
+    parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(EXAMPLES | MORE)}")
     parser.add_argument("--steps", type=int, help="training steps; default: the recipe's")
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()

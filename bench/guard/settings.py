@@ -29,7 +29,7 @@ from tsuika.core.files import write_text
 
 RANKS, RATES, ALPHA = (4, 16, 64), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 16
 RANK_STEPS = 120
-STRENGTHS, L2_PLANS, L2_PICTURES = (0, 1, 3), (1, 3), (5, 3, 10)
+STRENGTHS, L2_PLANS, L2_PICTURES = (0, 1, 3, 10), (1, 3), (5, 3, 10)
 
 
 class Trial(NamedTuple):
