@@ -16,6 +16,7 @@ from tsuika.advice.base import KnownBase
 from tsuika.config import Recipe
 from tsuika.core.sections import Guard
 from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.diffusion import quantization
 from tsuika.guard.judge import SEVERAL_BYTES, WHOLE
 from tsuika.methods import METHODS, MethodSection
 
@@ -96,7 +97,8 @@ def memory_gib(base: KnownBase, recipe: Recipe, machine: Machine, step: Step) ->
         step: of the base, from `step_of`.
     """
     width = 4 if machine.precision == "fp32" else 2
-    weights = sum((4 if name == "vae" else width) * base.numbers(name) for name in base.outline.components)
+    whole = sum((4 if name == "vae" else width) * base.numbers(name) for name in base.outline.components)
+    weights = whole - _saved_bytes(base, recipe.base.quantize, width)
     trained = sizes.count(sizes.shapes(base, recipe))
     method, train = recipe.method, recipe.train
     number = method.bytes_per_weight
@@ -107,10 +109,18 @@ def memory_gib(base: KnownBase, recipe: Recipe, machine: Machine, step: Step) ->
         at_once *= 2
     kind = METHODS[method.name].backward
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
-    training = weights + trained * each + kept * at_once
-    if machine.device == "cpu":  # a file that is read through memory stands beside what is made of it
-        training = max(training, 2 * weights)
+    # The base is loaded whole; on a CPU a file that is read through memory stands beside what is made of it.
+    loading = 2 * whole if machine.device == "cpu" else whole
+    training = max(loading, weights + trained * each + kept * at_once)
     return (MARGIN * training + OVERHEAD_BYTES[machine.device]) / GIB
+
+
+def _saved_bytes(base: KnownBase, kind: quantization.Kind, width: int) -> float:
+    """What quantising saves of the base's weights."""
+    if kind == "none":
+        return 0
+    numbers = base.once("quantised", lambda: sum(one.weight.numel() for one in quantization.layers(base.outline)))
+    return (width - quantization.BYTES[kind]) * numbers
 
 
 def estimate(

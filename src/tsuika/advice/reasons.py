@@ -145,6 +145,11 @@ def against(
         yield _known(unsupported, PROGRAMS_SOURCE)
     if thrift.checkpointing:
         yield _known(_("To fit into the memory it recomputes much, which takes about a third more time."))
+    if thrift.frugal and "base.quantize" in GUIDANCE[method].frugal:
+        how = {"do": 'pip install "tsuika[quantize]"'}
+        yield _known(
+            _("To fit into the memory it trains beside a base of fewer bits, which needs torchao: {do}", **how)
+        )
     if subject.image_count < LEAST_TO_TRUST:
         text = _(
             "With fewer than 4 images no validation can be trusted; look at the previews, and rather stop too early."

@@ -25,7 +25,7 @@ LIBRARIES: Final = (
     *("tsuika", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"),
     *("huggingface_hub", "pydantic", "pillow", "numpy"),
     # Optional.
-    *("bitsandbytes", "prodigyopt", "schedulefree", "pillow-heif"),
+    *("bitsandbytes", "torchao", "prodigyopt", "schedulefree", "pillow-heif"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -200,4 +201,7 @@ def main() -> None:
     """The program: errors become one block and an exit status, never a traceback on the screen."""
     # Torch's threads (GNU OpenMP) wait for each other spinning; beside another busy program that takes 2 to 3 times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Where torchao is installed its import tells of kernels that do not fit this machine, and of names that it has no longer.
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     screen.run(app, sys.argv[1:])

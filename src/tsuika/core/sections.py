@@ -46,6 +46,11 @@ class Base(Section):
         (),
         "Finished results applied to the base model before training, as FILE or FILE:STRENGTH; they stay as they are",
     )
+    quantize: Literal["none", "int8", "fp8", "nf4"] = expert(
+        "none",
+        "Fewer bits for the frozen weights of attention and feed-forward layers while training (torchao): `int8` and `fp8` take half "
+        "of bf16's memory, `nf4` about a quarter; what is written is for the base model as it is",
+    )
 
     @property
     def overrides(self) -> Overrides:

@@ -11,6 +11,8 @@ from tsuika.core.texts import Text
 
 Goal = Literal["character", "style", "object", "concept"]
 
+# Settings that take least memory of what trains beside a frozen base.
+FROZEN: Final[Mapping[str, Any]] = {"base.quantize": "int8"}
 # Publications that speak of several methods.
 RUIZ: Final = "Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, tables 1 and 2"
 YEH: Final = "Yeh et al. 2024, LyCORIS, arXiv:2309.14859"

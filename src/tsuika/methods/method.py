@@ -80,6 +80,10 @@ class MethodSection(Section):
         """What a written file says of the network: some of `rank`, `alpha`, `dropout`."""
         return {}
 
+    def fits_quantized(self, kind: str) -> bool:
+        """Whether it can train on a base whose weights are `int8`, `fp8` or `nf4` (`base.quantize`)."""
+        return True
+
     def check(self, facts: Facts) -> None:
         """Raises RecipeError: bases of this family cannot be trained with these settings (RC002)."""
 

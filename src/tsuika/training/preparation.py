@@ -33,6 +33,7 @@ from tsuika.data.bank import Bank
 from tsuika.data.caption import has_word
 from tsuika.data.manifest import Manifest, some
 from tsuika.data.reg_images import RegularizedBank
+from tsuika.diffusion import quantization
 from tsuika.families import inpainting
 from tsuika.families.chunks import limit_of, texts
 from tsuika.formats.common import bundled_words, unread_keys, without_assumed_family
@@ -192,6 +193,10 @@ def read_inputs(
     optim.check(recipe.train, accelerator.device)
     yield from recipe.remarks
     settings = completed(recipe)
+    quantization.check(recipe.base.quantize)
+    if recipe.base.quantize != "none" and not settings.fits_quantized(recipe.base.quantize):
+        why = _("This method computes with the base's own weights, or trains them.")
+        raise RecipeError("RC002", key="base.quantize", found=recipe.base.quantize, why=why)
     regularization_images.requested(recipe.data)
     preservation.check(recipe.data, settings, recipe.regularize.output_preservation)
     yield Phase("load")

@@ -16,6 +16,7 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
 from tsuika.data.manifest import Manifest
+from tsuika.diffusion.quantization import quantize
 from tsuika.formats.provenance import KEY, Provenance
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
@@ -50,15 +51,16 @@ def train(
         begun = resume and folder.has_states
         prepared = yield from prepare(recipe, folder, services, accelerator, resume=begun)
         yield from _notes(recipe)
+        if begun:
+            yield from surroundings.check(prepared)
+        elif prepared.is_main:
+            surroundings.write(prepared)
+        quantize(prepared.model, recipe.base.quantize)
         if not begun:
             yield from _preview_of_start(prepared, services)
         prepared.checkpoint_gradients()
         if recipe.train.compile:
             prepared.model.unet.compile()
-        if begun:
-            yield from surroundings.check(prepared)
-        elif prepared.is_main:
-            surroundings.write(prepared)
         plan = _plan(prepared, begun=begun)
         yield from plan.notes
 

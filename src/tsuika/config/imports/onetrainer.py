@@ -31,6 +31,7 @@ from tsuika.core.texts import _
 
 _METHODS: Final = {"lora": "lora", "fine_tune": "dreambooth", "embedding": "textual-inversion"}
 _FAMILY: Final = re.compile(r"STABLE_DIFFUSION_(15|2[01](_BASE)?|XL_10_BASE|3|35)")
+_QUANTIZED: Final = {"float_8": "fp8", "int_8": "int8", "nfloat_4": "nf4"}
 _DTYPES: Final = {"float_16": "fp16", "bfloat_16": "bf16", "float_32": "fp32", "tfloat_32": "fp32"}
 _OPTIMIZERS: Final = {
     **{name: name for name in ("adamw", "adafactor", "prodigy")},
@@ -218,6 +219,9 @@ def _parts(values: Tables, taking: Taking, method: str, *, has_two: bool) -> Non
     for name in (*(() if method == "dreambooth" else ("unet",)), "text_encoder", "text_encoder_2"):
         # Weights that are not trained may be stored in less; quantized they are others.
         dtype = str(values.get(f"{name}.weight_dtype", "NONE")).casefold()
+        if name == "unet" and dtype in _QUANTIZED:
+            taking.settings["base.quantize"] = _QUANTIZED[dtype]
+            continue
         taking.lose(f"{name}.weight_dtype", dtype if dtype not in (*_DTYPES, "none") else None)
     for name in ("lora_weight_dtype", "embedding_weight_dtype"):
         taking.lose(name, values[name] if one_of(_DTYPES)(values.get(name, "FLOAT_32")) != "fp32" else None)

@@ -92,6 +92,8 @@ _RULES: Final[Mapping[str, Rule]] = {
     "max_timestep": Rule("train.max_timestep", number),
     "mixed_precision": Rule("train.precision", one_of(_PRECISIONS)),
     "gradient_checkpointing": Rule("train.gradient_checkpointing", flag),
+    "fp8_base": Rule("base.quantize", where("fp8")),
+    "fp8_base_unet": Rule("base.quantize", where("fp8")),
     "torch_compile": Rule("train.compile", flag),
     "seed": Rule("train.seed", number),
     "save_every_n_steps": Rule("train.checkpoint_every", number),

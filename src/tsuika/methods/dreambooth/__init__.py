@@ -31,6 +31,10 @@ class DreamBooth(MethodSection):
         "fp32", "Precision of the trained weights: fp32, or bf16 with stochastic rounding, which takes half the memory"
     )
 
+    def fits_quantized(self, kind: str) -> bool:
+        """The base's own weights are what it trains."""
+        return False
+
     @property
     def bytes_per_weight(self) -> int:
         """As `weights` says."""

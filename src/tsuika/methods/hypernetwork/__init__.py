@@ -14,7 +14,7 @@ from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact, Facts, Model
-from tsuika.methods.guidance import Claim, Guidance
+from tsuika.methods.guidance import FROZEN, Claim, Guidance
 from tsuika.methods.layers import Layers, weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_tsuika
@@ -152,6 +152,7 @@ GUIDANCE: Final = Guidance(
     },
     said_against=Claim(_("No controlled comparison with LoRA has been published.")),
     unsupported=_("Forge lists hypernetworks but does not apply them; diffusers has no loader."),
+    frugal=FROZEN,
 )
 
 METHOD: Final = Method(

@@ -15,7 +15,7 @@ from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Facts, Model, Role, canonical
 from tsuika.diffusion import adapters
-from tsuika.methods.guidance import YEH, Claim, Guidance
+from tsuika.methods.guidance import FROZEN, YEH, Claim, Guidance
 from tsuika.methods.lora import targets
 from tsuika.methods.method import TEXT_RATE, TEXT_RATE_2, TRAINS_TEXT, Method, MethodSection, Outline, text_rates
 from tsuika.methods.uses import Result, Use, by_node, by_tag, in_diffusers, in_sd_scripts, in_tsuika
@@ -180,6 +180,10 @@ class Lora(MethodSection):
         """SDXL reads text before the last layer, and a whole adapter can drop out."""
         return self.text_encoder or self.dropout > 0
 
+    def fits_quantized(self, kind: str) -> bool:
+        """DoRA asks for the length of the base's weights, which torchao does not give for NF4."""
+        return self.adapter != "dora" or kind != "nf4"
+
     def check(self, facts: Facts) -> None:
         """Files for SD3 have q, k and v as one layer, which LoKr's products cannot be put together in; and it has no convolutions."""
         if facts.attention == "joint" and self.adapter == "lokr":
@@ -325,6 +329,7 @@ GUIDANCE: Final = Guidance(
         ),
         "style": Claim(_("LoRA and its relatives learn styles in a comparison of 234 trained models."), YEH),
     },
+    frugal=FROZEN,
 )
 
 METHOD: Final = Method(

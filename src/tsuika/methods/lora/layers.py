@@ -3,6 +3,7 @@ where peft has them. Knows a model only through `core.types.Model`."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -165,7 +166,10 @@ def _inject(
         for path, (rank, _alpha) in wanted.items():
             by_rank.setdefault(rank, []).append(real[id(model.module(component, path))])
         for rank, targets in by_rank.items():  # peft's own rank patterns cost a regex per pair of layers
-            inject_adapter_in_model(_peft_config(kind, rank, targets, dropout), root, name)
+            with warnings.catch_warnings():
+                # Of quantised layers that they cannot be merged; nothing merges them.
+                warnings.filterwarnings("ignore", "TorchaoLoraLinear")
+                inject_adapter_in_model(_peft_config(kind, rank, targets, dropout), root, name)
         del root.peft_config  # peft's note of the last call
         root.requires_grad_(False)
         for param in training:

@@ -12,7 +12,7 @@ from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import Text, _
 from tsuika.core.types import Artifact, Model, is_usable_word
-from tsuika.methods.guidance import RUIZ, Claim, Guidance
+from tsuika.methods.guidance import FROZEN, RUIZ, Claim, Guidance
 from tsuika.methods.layers import weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
 from tsuika.methods.uses import Result, Use, in_diffusers, in_sd_scripts, in_tsuika, text_encoders
@@ -156,6 +156,7 @@ GUIDANCE: Final = Guidance(
         ),
         RUIZ,
     ),
+    frugal=FROZEN,
 )
 
 METHOD: Final = Method(
