@@ -1,14 +1,16 @@
 """What a guarded run costs and what it gives, by how long its second part is: the frontier of price against regret.
 
     python bench/guard/frontier.py --out DIR [--seeds 2] [--only lora/mascot/10/0]      # trains; several can share DIR
+    python bench/guard/frontier.py --out DIR --few               # five pictures, of which two or three are held out, once
     python bench/guard/frontier.py --out DIR --thrice [--only lora/mascot/10/0]         # and plain runs of thrice the plan
     python bench/guard/frontier.py --out bench/guard/frontier.jsonl.xz --read [--plot docs/pictures]    # tables, picture
 
-A configuration is one of collect.py, with ten pictures and more. The look trains without the held-out pictures at a steady rate
-and is measured at every rung; the weights are kept. The judge is asked what it would have chosen, and when it would have stopped,
-for each of PLANS: the plan of BUDGET and one thrice as long, each looked at to its end or to 0.8 of it. From the chosen weights
-all pictures go on for each of LENGTHS, the rate falling. Beside it plain runs: all pictures, no look, the rate falling over the plan,
-half of it and thrice. Fresh pictures tell the truth about each. All trainings of a configuration begin at the same weights.
+A configuration is one of collect.py, with ten pictures and more, or five (where the product leaves each out in turn). The look
+trains without the held-out pictures at a steady rate and is measured at every rung; the weights are kept. The judge is asked what
+it would have chosen, and when it would have stopped, for each of PLANS: the plan of BUDGET and one thrice as long, each looked at
+to its end or to 0.8 of it. From the chosen weights all pictures go on for each of LENGTHS, the rate falling. Beside it plain runs:
+all pictures, no look, the rate falling over the plan, half of it and thrice. Fresh pictures tell the truth about each. All
+trainings of a configuration begin at the same weights.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from tsuika.training.schedule import Schedule
 
 RECORDED = 2.0  # times the bench's budget, the look at most
 LEAST = 10  # pictures
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Trainings:
     def look(self) -> tuple[dict[str, Any], dict[int, dict[str, torch.Tensor]]]:
         """The look, measured at every rung until nothing can still be chosen, and the weights that would be written there."""
         one, train = self.one, self.recipe.train
-        lane = next(lane for lane in lanes_of(self.bank, one) if lane.kind == "hold-out")
+        lane = next(lanes_of(self.bank, one, 2 if one.pictures < LEAST else 0))
         most = round(RECORDED * one.steps)
         own = Probe(
             self.bench.model,
@@ -125,11 +128,12 @@ class Trainings:
         return collect.rounded({"mid": grid, "mean": mean(grid), "seconds": spent})
 
 
-def plan(seeds: int) -> Iterator[Configuration]:
+def plan(seeds: int, few: bool) -> Iterator[Configuration]:
     """Of one concept a seed, in turn; those from which most is learnt first."""
-    every = [one for one in collect.plan(seeds) if LEAST <= one.pictures < 300]
+    counts = (FEW,) if few else (10, 20, 50)
+    every = [one for one in collect.plan(seeds) if one.pictures in counts]
     every = [one for one in every if collect.CONCEPTS[one.method].index(one.concept) == one.seed % 2]
-    yield from sorted(every, key=lambda one: (one.seed, (10, 20, 50).index(one.pictures)))
+    yield from sorted(every, key=lambda one: (one.seed, counts.index(one.pictures)))
 
 
 def trained(bench: Bench, one: Configuration, path: Path, thrice: bool) -> None:
@@ -155,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", default="", help="method/concept/pictures/seed, or the beginning of it")
     parser.add_argument("--thrice", action="store_true", help="the plain runs of thrice the plan")
+    parser.add_argument("--few", action="store_true", help="five pictures")
     parser.add_argument("--read", action="store_true")
     parser.add_argument(
         "--pack", type=Path, help="with --read: a file for what was recorded; --out may name such a file"
@@ -173,7 +178,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     bench = Bench()
-    for one in plan(options.seeds):
+    for one in plan(options.seeds, options.few):
         path = options.out / f"{one.name.replace('/', '-')}.json"
         lock = path.with_suffix(".lock")
         if not one.name.startswith(options.only) or (path.exists() and not options.thrice) or not claim(lock):
