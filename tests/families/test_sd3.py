@@ -160,7 +160,7 @@ def test_without_t5_zeros_stand_for_it(sd3: StableDiffusion, tmp_path: Path) -> 
 
 
 def test_t5_reads_256_tokens_whatever_its_tokenizer_allows(sd3: StableDiffusion, tmp_path: Path) -> None:
-    """The published folders' allows 512, and diffusers' pipeline reads 256 of them where nothing else is said."""
+    """diffusers' pipeline allows 512, and reads 256 where nothing else is said."""
     import json
 
     from diffusers import StableDiffusion3Pipeline
