@@ -175,6 +175,24 @@ def test_t5_reads_256_tokens_whatever_its_tokenizer_allows(sd3: StableDiffusion,
     torch.testing.assert_close(ours.tokens_BSD, theirs[0])
 
 
+def test_the_projection_that_no_file_holds_is_the_unit_matrix(
+    sd3: StableDiffusion, words: Path, tmp_path: Path
+) -> None:
+    """So that CLIP-L's pooled output is its state at the end token behind the last norm, as in ComfyUI and sd-scripts."""
+    missing = "text_encoders.clip_l.transformer.text_projection.weight"
+    save_file(
+        {name: one for name, one in single_file_tensors(sd3).items() if name != missing}, tmp_path / "a.safetensors"
+    )
+    settings = {"tokenizer": str(words), "device": CPU, "dtype": torch.float32, "geometry": tiny(sd3)}
+    model = load(str(tmp_path / "a.safetensors"), **settings)
+    ids = model.token_ids(["a cat"], "text_encoder", 12)
+    states = model.text_encoders["text_encoder"](ids).last_hidden_state
+    end = ids[0].tolist().index(model.tokenizers["tokenizer"].eos_token_id)
+    pooled = model.encode_text(["a cat"]).pooled_BP
+    assert pooled is not None
+    torch.testing.assert_close(pooled[0, : states.shape[-1]], states[0, end])
+
+
 def test_a_file_without_clip_says_what_is_missing(sd3: StableDiffusion, tmp_path: Path) -> None:
     tensors = {name: value for name, value in single_file_tensors(sd3).items() if not name.startswith("text_encoders.")}
     save_file(tensors, tmp_path / "bare.safetensors")
