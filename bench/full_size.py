@@ -1,6 +1,7 @@
-"""Each method on SD1.5, SD2.1 and SDXL at true geometry with random weights: it loads, trains, writes, and reads back.
+"""Each method on SD1.5, SD2.1, SDXL and SD3.5-medium (without T5) at true geometry with random weights: it loads, trains,
+writes, and reads back.
 
-    python bench/full_size.py sd1|sd2|sdxl --method lora|textual-inversion|dreambooth|hypernetwork
+    python bench/full_size.py sd1|sd2|sdxl|sd3 --method lora|textual-inversion|dreambooth|hypernetwork
         --tokenizer FOLDER --images FOLDER [--size 256] [--steps 3] [--work FOLDER] [--set key=value]...
 
 Builds the model in half precision, writes it as one file in the original layout, loads that file as a user's base, and
@@ -41,7 +42,7 @@ def write_random(name: str, path: Path) -> None:
     geometry = kind.geometry(kind.facts.prediction)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
-    text = {t.component: t.build(geometry.text[t.component]) for t in kind.towers}
+    text = {t.component: t.build(geometry.text[t.component]) for t in kind.towers if not t.optional}
     unet, vae = kind.network.build(geometry.unet), build_vae(geometry.vae)
     torch.set_default_dtype(torch.float32)
     model = StableDiffusion(
@@ -62,7 +63,7 @@ def write_random(name: str, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=("sd1", "sd2", "sdxl"))
+    parser.add_argument("family", choices=("sd1", "sd2", "sdxl", "sd3"))
     parser.add_argument("--method", choices=SETTINGS, default="lora")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     parser.add_argument("--tokenizer", required=True, help="folder with CLIP's vocab.json and merges.txt")

@@ -4,24 +4,32 @@ and the numbers of the published models."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from family_files import single_file_tensors, write_folder, write_single
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from tsuika import config
 from tsuika.cli.main import app
 from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.events import Event, Warned
 from tsuika.core.seeds import generator
 from tsuika.core.types import Overrides
 from tsuika.diffusion.objective import objective
 from tsuika.families import SD3, StableDiffusion, load, peek
+from tsuika.families.common import Geometry
 from tsuika.families.sd3 import LARGE_35, MEDIUM, MEDIUM_35, build, geometry_of, size_of
-from tsuika.generation.pipeline import sample
+from tsuika.generation.pipeline import defaults_for, sample
 from tsuika.methods import METHODS
 from tsuika.methods.lora import Lora
+from tsuika.training.preparation import Inputs, read_inputs
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tiny_models import draw_pictures
@@ -39,8 +47,6 @@ def sd3(words: Path) -> StableDiffusion:
 
 def without_t5(model: StableDiffusion) -> StableDiffusion:
     """The same model, two of its text encoders left."""
-    from dataclasses import replace
-
     two = {name: encoder for name, encoder in model.text_encoders.items() if name != "text_encoder_3"}
     return replace(model, text_encoders=two)
 
@@ -90,6 +96,23 @@ def test_a_size_that_was_never_published_is_named(sd3: StableDiffusion, tmp_path
     assert caught.value.code == "MD003"
 
 
+def test_sizes_are_called_as_sd_scripts_call_them(sd3: StableDiffusion) -> None:
+    """`sai_model_spec.py`: "stable-diffusion-3-" and what `analyze_state_dict_state` of `sd3_utils.py` found."""
+    for size, found in ((MEDIUM, "medium"), (MEDIUM_35, "5-medium"), (LARGE_35, "5-large")):
+        with torch.device("meta"):
+            network = build(size.config)
+        assert replace(sd3, unet=network).file_facts["architecture"] == f"stable-diffusion-3-{found}"
+
+
+@pytest.mark.parametrize("channels", [4, 32])
+def test_a_network_of_other_latents_is_named(sd3: StableDiffusion, channels: int, tmp_path: Path) -> None:
+    first = {"model.diffusion_model.x_embedder.proj.weight": torch.zeros(16, channels, 2, 2)}
+    save_file(single_file_tensors(sd3) | first, tmp_path / "other.safetensors")
+    with pytest.raises(TsuikaError, match=f"{channels} input channels.*where 16 are expected") as caught:
+        peek(tmp_path / "other.safetensors")
+    assert caught.value.code == "MD002"
+
+
 def test_text_encoders_are_the_published_ones() -> None:
     geometry = geometry_of(MEDIUM_35)
     with torch.device("meta"):
@@ -134,6 +157,40 @@ def test_without_t5_zeros_stand_for_it(sd3: StableDiffusion, tmp_path: Path) -> 
     torch.testing.assert_close(ours.pooled_BP, theirs[2])
     path = write_single(model, tmp_path / "two.safetensors")
     assert [tower.component for tower in peek(path).towers] == ["text_encoder", "text_encoder_2"]
+
+
+def test_t5_reads_256_tokens_whatever_its_tokenizer_allows(sd3: StableDiffusion, tmp_path: Path) -> None:
+    """diffusers' pipeline allows 512, and reads 256 where nothing else is said."""
+    import json
+
+    from diffusers import StableDiffusion3Pipeline
+
+    folder = write_folder(sd3, tmp_path / "model", old_style=True)
+    said = folder / "tokenizer_3" / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"model_max_length": 512}))
+    ours = load(str(folder), device=CPU, dtype=torch.float32).encode_text([PROMPT])
+    assert ours.tokens_BSD.shape[1] == 12 + 256
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True)
+    theirs = pipe.encode_prompt(PROMPT, PROMPT, PROMPT, device=CPU, do_classifier_free_guidance=False)
+    torch.testing.assert_close(ours.tokens_BSD, theirs[0])
+
+
+def test_the_projection_that_no_file_holds_is_the_unit_matrix(
+    sd3: StableDiffusion, words: Path, tmp_path: Path
+) -> None:
+    """So that CLIP-L's pooled output is its state at the end token behind the last norm, as in ComfyUI and sd-scripts."""
+    missing = "text_encoders.clip_l.transformer.text_projection.weight"
+    save_file(
+        {name: one for name, one in single_file_tensors(sd3).items() if name != missing}, tmp_path / "a.safetensors"
+    )
+    settings = {"tokenizer": str(words), "device": CPU, "dtype": torch.float32, "geometry": tiny(sd3)}
+    model = load(str(tmp_path / "a.safetensors"), **settings)
+    ids = model.token_ids(["a cat"], "text_encoder", 12)
+    states = model.text_encoders["text_encoder"](ids).last_hidden_state
+    end = ids[0].tolist().index(model.tokenizers["tokenizer"].eos_token_id)
+    pooled = model.encode_text(["a cat"]).pooled_BP
+    assert pooled is not None
+    torch.testing.assert_close(pooled[0, : states.shape[-1]], states[0, end])
 
 
 def test_a_file_without_clip_says_what_is_missing(sd3: StableDiffusion, tmp_path: Path) -> None:
@@ -227,6 +284,15 @@ def test_a_sampler_without_a_form_for_flow_is_refused(sd3: StableDiffusion) -> N
     assert caught.value.code == "RC002"
 
 
+def test_turbo_is_drawn_by_euler_in_four_steps_without_guidance(sd3: StableDiffusion, tmp_path: Path) -> None:
+    """Its files are those of 3.5-large but for the name; the sampler of other turbos has no form for flow."""
+    folder = write_folder(sd3, tmp_path / "stable-diffusion-3.5-large-turbo", old_style=True)
+    defaults = defaults_for(turbo := load(str(folder), device=CPU, dtype=torch.float32))
+    assert (defaults.sampler, defaults.steps, defaults.cfg) == ("Euler", 4, 1.0)
+    usual = sample(sd3, PROMPT, seed=7, steps=4, cfg=1, sampler="Euler", size_px=(64, 64))
+    torch.testing.assert_close(sample(turbo, PROMPT, seed=7, defaults=defaults, size_px=(64, 64)), usual)
+
+
 def test_a_vae_with_the_shapes_of_this_one_and_other_latents_is_refused(sd3: StableDiffusion, tmp_path: Path) -> None:
     """FLUX's VAE has the same tensors, another scale and another shift."""
     import json
@@ -235,9 +301,9 @@ def test_a_vae_with_the_shapes_of_this_one_and_other_latents_is_refused(sd3: Sta
     settings = {"device": CPU, "dtype": torch.float32, "vae": str(tmp_path / "vae")}
     folder = write_folder(sd3, tmp_path / "model", old_style=True)
     load(str(folder), **settings)
-    config = tmp_path / "vae" / "config.json"
-    said = json.loads(config.read_text()) | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
-    config.write_text(json.dumps(said))
+    settings_file = tmp_path / "vae" / "config.json"
+    said = json.loads(settings_file.read_text()) | {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    settings_file.write_text(json.dumps(said))
     with pytest.raises(ModelError, match=r"0\.1159") as caught:
         load(str(folder), **settings)
     assert caught.value.code == "MD004"
@@ -294,6 +360,48 @@ def test_nothing_learns_of_the_text_behind_the_last_block(sd3: StableDiffusion, 
         if not slot.layer.lora_B[attachment.adapter].weight.grad.any()  # type: ignore[attr-defined]
     }
     assert still == {"transformer_blocks.2.attn.add_q_proj"}
+
+
+def prepared(base: Path, images: Path, precision: str) -> tuple[Inputs, set[str]]:
+    """What a training run in this precision begins with, and the codes of its warnings."""
+    recipe = config.build({"base": {"model": str(base)}, "data": {"images": str(images), "trigger": "zuzu"}})
+    accelerator, found = SimpleNamespace(mixed_precision=precision, device=CPU), list[Inputs]()
+
+    def run() -> Generator[Event, None, None]:
+        found.append((yield from read_inputs(recipe, base, accelerator)))  # type: ignore[arg-type]
+
+    codes = {event.code for event in run() if isinstance(event, Warned)}
+    return found[0], codes
+
+
+def test_no_image_is_trained_at_a_side_that_the_network_cuts(sd3: StableDiffusion, tmp_path: Path) -> None:
+    """An odd number of latents is not refused by it: the last are left out."""
+    base, images = write_folder(sd3, tmp_path / "base", old_style=True), tmp_path / "images"
+    images.mkdir()
+    for width in (72, 88, 104, 120):
+        Image.new("RGB", (width, 96), "teal").save(images / f"{width}.png")
+    inputs, _codes = prepared(base, images, "no")
+    sides = {side for bucket in inputs.buckets for side in (bucket.width, bucket.height)}
+    assert len(inputs.buckets) > 1 and not any(side % 16 for side in sides)
+    noisy = torch.zeros(1, 16, 9, 8)
+    assert sd3.denoise(noisy, torch.tensor([400.0]), sd3.encode_text([PROMPT])).shape[2:] == (8, 8)
+
+
+def test_float16_is_warned_of_where_keys_and_queries_have_no_norm(
+    sd3: StableDiffusion, words: Path, tmp_path: Path
+) -> None:
+    draw_pictures(tmp_path / "images")
+    plain = replace(SD3, tiny_geometry=lambda *sizes: _without_norm(SD3.tiny_geometry(*sizes))).tiny(3, words)
+    for name, model in (("medium", plain), ("medium-3.5", sd3)):
+        base = write_folder(model, tmp_path / name, old_style=True)
+        warned = {
+            precision: "TR037" in prepared(base, tmp_path / "images", precision)[1] for precision in ("fp16", "bf16")
+        }
+        assert warned == {"fp16": model is plain, "bf16": False}
+
+
+def _without_norm(geometry: Geometry) -> Geometry:
+    return replace(geometry, unet={**geometry.unet, "qk_norm": None, "dual_attention_layers": []})
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ the original layout that diffusers' converter gives back, diffusers' own loader,
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,41 @@ def test_without_a_header_the_layers_tell_the_family(tmp_path: Path) -> None:
         save_file(load_file(path), tmp_path / f"bare-{number}.safetensors")
         bare = lora_reading.read(tmp_path / f"bare-{number}.safetensors")
         assert (bare.family, bare.metadata["family_from"]) == ("sd3", "shapes")
+
+
+def test_layers_of_t5_are_read_and_applied(tmp_path: Path) -> None:
+    """sd-scripts and OneTrainer train it as `lora_te3`; what it then says is the reference, with W + ΔW put into a copy."""
+    model, names = tiny("sd3"), {"layer.0.SelfAttention.q": (16, 96), "layer.1.DenseReluDense.wo": (96, 32)}
+    file, grown = {}, tiny("sd3")
+    for seed, (name, (out, inner)) in enumerate(names.items()):
+        up, down, key = drawn((out, 2), 2 * seed), drawn((2, inner), 2 * seed + 1), name.replace(".", "_")
+        parts = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}
+        file |= {f"lora_te3_encoder_block_1_{key}.{part}": value for part, value in parts.items()}
+        grown.module("text_encoder_3", f"encoder.block.1.{name}").weight.data += up @ down / 2
+    save_file(file, tmp_path / "t5.safetensors")
+    artifact = formats.find(tmp_path / "t5.safetensors").read(tmp_path / "t5.safetensors")
+    assert artifact.family == "sd3"
+    before = outputs(model)
+    attachment = METHODS["lora"].restore(model, artifact)
+    torch.testing.assert_close(outputs(model), outputs(grown))
+    assert not torch.equal(outputs(model), before)
+    attachment.detach()
+
+
+def test_onetrainers_first_names_are_the_same_lora(tmp_path: Path) -> None:
+    """`lora_transformer_` and diffusers' names, with q, k and v apart."""
+    model = tiny("sd3")
+    whole = every_linear(model)
+    held = {name: value for name, value in whole.tensors.items() if name.startswith("unet.transformer_blocks.")}
+    made, prefix = Artifact("lora", "sd3", held, whole.metadata), "lora_transformer_"
+    file = {}
+    for name, value in made.tensors.items():
+        layer, part = re.fullmatch(r"unet\.(.+?)\.(lora_\w+\.weight|alpha)", name).groups()  # type: ignore[union-attr]
+        file[f"{prefix}{layer.replace('.', '_')}.{part}"] = value.clone()
+    save_file(file, tmp_path / "old.safetensors")
+    again = formats.find(tmp_path / "old.safetensors").read(tmp_path / "old.safetensors")
+    assert again.family == "sd3"
+    assert max(formats.relative_errors(made, again).values()) < 1e-6
 
 
 def test_a_part_of_the_three_is_zero_in_the_others(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ _BY_NAME: Final = (
     (r"(^|\.)layers\.\d+\.self_attn\.", Kind("language model", _("a language model"), _NO_USE)),
     (r"conv_first\.weight|RRDB_trunk|^model\.1\.sub\.", Kind("upscaler", _("an upscaler"), _NO_USE)),
 )
+# What takes the latents, of a UNet and of SD3's transformer, and how many channels they have, those of inpainting last.
+_INPUTS: Final = {"input_blocks.0.0.weight": (4, INPAINTING), "x_embedder.proj.weight": (16,)}
 # A word alone under its own name, as diffusers writes it: rows as wide as a text encoder's.
 _WORD_WIDTHS: Final = (768, 1024, 1280)
 
@@ -139,9 +141,10 @@ def of_tensors(shapes: Shapes) -> Kind:
         if any(map(re.compile(pattern).search, shapes)):
             return kind
     if is_checkpoint:
-        channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1:2]
-        if channels and channels[0] not in (4, INPAINTING):
-            return of_channels(channels[0], 4)
+        for name, usual in _INPUTS.items():
+            channels = shapes.get(f"{UNET_PREFIX}{name}", (0, usual[0]))[1:2]
+            if channels and channels[0] not in usual:
+                return of_channels(channels[0], usual[0])
         if any(name.startswith(f"{UNET_PREFIX}joint_blocks.") for name in shapes):
             has_clip = all(any(name.startswith(f"text_encoders.clip_{x}.") for name in shapes) for x in "lg")
             return CHECKPOINT if has_clip else NO_CLIP

@@ -395,6 +395,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{why}",
             "What ended it stands above, or in the log of its machine. Go on, with any number of processes: tsuika resume {run}",
         ),
+        "TR037": (
+            "This base model is trained in fp16, in which its attention is known to overflow",
+            "Others report that the loss became NaN after two to three thousand steps.",
+            "Where the GPU has it, use bf16: --set train.precision=bf16. Else fp32, or save often: train.checkpoint_every",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
         "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
         "GD001": (

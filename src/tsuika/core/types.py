@@ -161,6 +161,10 @@ class Model(Protocol):
     def size_limit_px(self) -> int | None:
         """The longest side; None: there is no limit."""
 
+    @property
+    def overflows_in_fp16(self) -> bool:
+        """Whether a training in float16 is known to end in numbers that are not finite."""
+
     def targets(self, role: Role) -> dict[str, list[str]]:
         """Component name -> canonical module paths that play `role`."""
 

@@ -104,6 +104,10 @@ class StableDiffusion:
         limit = self.family.network.size_limit(self.unet.config)  # type: ignore[arg-type]
         return None if limit is None else limit * self.latent_factor
 
+    @property
+    def overflows_in_fp16(self) -> bool:
+        return self.family.network.overflows_in_fp16(self.unet.config)  # type: ignore[arg-type]
+
     def targets(self, role: Role) -> dict[str, list[str]]:
         """Component name -> canonical module paths that play `role`, in module order. KeyError for an unknown role."""
         pattern = re.compile((self.family.network.roles | TEXT_ROLES)[role])  # type: ignore[operator]

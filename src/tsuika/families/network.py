@@ -48,6 +48,8 @@ class Network:
     ]  # shapes of what it reads beside the latents, for one image
     middle: Callable[[Config], int]  # the width that most of its layers have
     checkpointed: tuple[str, ...]  # classes of its modules that diffusers checkpoints
+    # Whether a training in float16 is known to end in numbers that are not finite.
+    overflows_in_fp16: Callable[[Config], bool] = lambda _config: False
     joins_streams: bool = False  # attention is over text and image together, and none to the text alone
 
 

@@ -138,6 +138,8 @@ MMDIT: Final = Network(
     },
     middle=lambda config: int(config["caption_projection_dim"]),
     checkpointed=("JointTransformerBlock",),
+    # SD3-medium's keys and queries have no norm (huggingface/diffusers#8599).
+    overflows_in_fp16=lambda config: not config.get("qk_norm"),
     joins_streams=True,
 )
 

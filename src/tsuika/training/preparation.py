@@ -214,6 +214,8 @@ def read_inputs(
     if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
         why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
         raise RecipeError("RC002", key="train.huber_schedule", found="snr", why=why)
+    if precision == "fp16" and model.overflows_in_fp16:
+        yield note("TR037")
     if model.inpaints:
         yield note("TR035")
     if (few := model.few_steps) is not None:
