@@ -38,7 +38,7 @@ from tsuika.core.types import Attachment, Batch, Model
 from tsuika.data import bank as banks
 from tsuika.data import bucket, scan
 from tsuika.data.bank import Bank, BucketLatents
-from tsuika.data.split import LEAST_TO_TRUST, SHARE, Split, split
+from tsuika.data.split import LEAST_TO_HOLD_OUT, SHARE, Split, split
 from tsuika.embedded import gadget, mascot, sketch
 from tsuika.guard import probe as probes
 from tsuika.guard.probe import Probe, ProbedImage
@@ -234,10 +234,8 @@ class Lane:
 def lanes_of(bank: Bank, one: Configuration, folds: int = 0) -> Iterator[Lane]:
     """As `data.split` and `training.guard_plan` have it."""
     groups = [(name,) for name in bank.names]  # drawn apart, so no two are copies
-    few = folds > 0 or len(groups) < 10
-    of_few = config.build({"method": {"name": one.method}}).method.few_folds if len(groups) >= LEAST_TO_TRUST else 0
-    folds = folds or (of_few or len(groups) if few else 0)
-    count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(SHARE * len(groups))))
+    few = folds > 0 or len(groups) < LEAST_TO_HOLD_OUT
+    count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(SHARE * len(groups))), -(-len(groups) // 2))
     how: Split = split(groups, one.seed, folds=folds, count=count)
     for fold, part in enumerate(how.parts):
         rest = tuple(name for name in bank.names if name not in part)

@@ -22,8 +22,8 @@ from collect import CONCEPTS
 from curves import Run, read
 from rules import METHODS, judged, kept, refitted
 
-from tsuika.data.split import LEAST_TO_HOLD_OUT
 from tsuika.guard.reading import mean
+from tsuika.training.guard_plan import FEW
 
 GOES_ON = {"hold-out": "linear again", "fold": "half linear 1.0"}
 NO_LOOK = {1: "no look", 4: "no look x4"}  # by the planned steps, times the bench's own budget
@@ -108,9 +108,9 @@ def no_look_table(regrets: Mapping[Run, float], folder: Path) -> str:
     """Beside a training on all pictures over the whole budget whose rate falls, as most people train."""
     rows = [(run, mine, continued(run, folder, NO_LOOK[1])) for run, mine in regrets.items()]
     known = [(run, mine, other) for run, mine, other in rows if other is not None]
-    groups = [(f"{n} pictures", n, n) for n in sorted({run.pictures for run, *_ in known}) if n < LEAST_TO_HOLD_OUT]
+    groups = [(f"{n} pictures", n, n) for n in sorted({run.pictures for run, *_ in known}) if n < FEW]
     told = []
-    for name, least, most in [*groups, ("10 and more", LEAST_TO_HOLD_OUT, MANY), ("all", 0, MANY)]:
+    for name, least, most in [*groups, ("10 and more", FEW, MANY), ("all", 0, MANY)]:
         some = [row for row in known if least <= row[0].pictures <= most]
         if some:
             runs, mine, other = zip(*some)

@@ -72,5 +72,5 @@ def test_trainings_are_what_the_guard_plans(method: str, tmp_path: Path) -> None
         alone = max(cost(trial, one) for one in best)
         count = len(plan.split.groups)
         for guard, size, found in ((wanted, 1000, most), (wanted, 2**30, alone), (Guard(), 1000, alone)):
-            assert found / 1000 <= trainings(count, recipe.method, guard, size) + 0.001
-        assert alone / 1000 == pytest.approx(trainings(count, recipe.method, Guard(), 1000), abs=0.001)
+            assert found / 1000 <= trainings(count, guard, size) + 0.001
+        assert alone / 1000 == pytest.approx(trainings(count, Guard(), 1000), abs=0.001)

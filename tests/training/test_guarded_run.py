@@ -148,8 +148,22 @@ def test_pictures_are_held_out_and_then_all_are_trained_on(place: Path, tmp_path
     assert not [name for name in out if name in told.to_text()], "files name no image"
 
 
+@pytest.mark.parametrize("method", ["lora", "textual-inversion", "dreambooth"])
+def test_half_of_few_images_are_held_out_and_then_all_are_trained_on(
+    place: Path, tmp_path: Path, seen: Any, method: str
+) -> None:
+    events = through(recipe(place, 4, method, train={"steps": 12, "learning_rate": 1e-3}), tmp_path / "run", place)
+    (chosen,) = of(events, Chosen)
+    everyone = frozenset(f"{i}.png" for i in range(4))
+    assert chosen.kind == "hold-out" and len(chosen.held_out) == 2
+    assert set(seen) == {everyone, everyone - set(chosen.held_out)}
+    trial = of(events[: events.index(chosen)], Stepped)[-1].step
+    again = min(12, 2 * chosen.look_step, round(WHOLE * 12) - trial)
+    assert of(events, Finished)[-1].steps_done == chosen.step == chosen.look_step + again
+
+
 def test_each_of_few_images_is_left_out_once(place: Path, tmp_path: Path, seen: Any) -> None:
-    events = through(recipe(place, 4, train={"steps": 4}), tmp_path / "run", place)
+    events = through(recipe(place, 4, train={"steps": 4}, **{"guard.folds": 4}), tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     everyone = frozenset(f"{i}.png" for i in range(4))
     assert [event.code for event in of(events, Warned)][:1] == ["GD016"]
@@ -177,7 +191,8 @@ def test_without_a_refit_some_of_few_images_are_held_out(
 
 
 def test_a_whole_model_learns_in_two_folds_one_after_another(place: Path, tmp_path: Path, seen: Any) -> None:
-    events = through(recipe(place, 4, "dreambooth", train={"steps": 4, "learning_rate": 1e-4}), tmp_path / "run", place)
+    what = recipe(place, 4, "dreambooth", train={"steps": 4, "learning_rate": 1e-4}, **{"guard.folds": 2})
+    events = through(what, tmp_path / "run", place)
     (chosen,) = of(events, Chosen)
     assert chosen.kind == "folds" and chosen.folds == 2 and sorted(map(len, seen)) == [2, 2, 4]
     assert [event.code for event in of(events, Warned) if event.code == "GD029"]

@@ -15,10 +15,10 @@ from tsuika.advice.activations import TIMES, Step, count, known
 from tsuika.advice.base import KnownBase
 from tsuika.config import Recipe
 from tsuika.core.sections import Guard
-from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT, LEAST_TO_TRUST
+from tsuika.data.split import LEAST_TO_HOLD_OUT, LEAST_TO_LEAVE_OUT
 from tsuika.diffusion import quantization
 from tsuika.guard.judge import SEVERAL_BYTES, WHOLE
-from tsuika.methods import METHODS, MethodSection
+from tsuika.methods import METHODS
 
 GIB: Final = 2**30
 
@@ -61,7 +61,7 @@ class Cost:
     trained: int  # numbers that learn
 
 
-def trainings(images: int, method: MethodSection, guard: Guard, trained_bytes: int) -> float:
+def trainings(images: int, guard: Guard, trained_bytes: int) -> float:
     """How many times the steps of the recipe a run takes at most, by the number of different images."""
     if guard.mode != "on" or images < LEAST_TO_LEAVE_OUT or not guard.refit:
         return 1
@@ -69,7 +69,7 @@ def trainings(images: int, method: MethodSection, guard: Guard, trained_bytes: i
     others = 2 if guard.range and trained_bytes < SEVERAL_BYTES else 0
     if images >= LEAST_TO_HOLD_OUT and not guard.folds:
         return WHOLE + others
-    folds = min(guard.folds, images) or (method.few_folds if method.few_folds and images >= LEAST_TO_TRUST else images)
+    folds = min(guard.folds, images) or images
     # The folds, then all images up to half of their step, and from there the result.
     return folds + 1.5 + others
 
@@ -134,7 +134,7 @@ def estimate(
     train, method = recipe.train, recipe.method
     found = measure(recipe) if measure else None
     trained = sizes.count(sizes.shapes(base, recipe))
-    times = trainings(images, method, recipe.guard, trained * method.bytes_per_weight)
+    times = trainings(images, recipe.guard, trained * method.bytes_per_weight)
     memory, memory_basis = memory_gib(base, recipe, machine, step), "counted"
     step_s, basis = None, "unknown"
     if found:

@@ -10,7 +10,7 @@ from tsuika.advice.evidence import BENCH, GUIDANCE, RULES, Cell, Measurements, S
 from tsuika.advice.recipes import Subject, Thrift
 from tsuika.core.intervals import Interval
 from tsuika.core.texts import Text, _, _n, listed
-from tsuika.data.split import LEAST_TO_TRUST
+from tsuika.data.split import LEAST_TO_HOLD_OUT
 from tsuika.methods import METHODS, title
 from tsuika.pages import sentences, span_of
 
@@ -150,7 +150,7 @@ def against(
         yield _known(
             _("To fit into the memory it trains beside a base of fewer bits, which needs torchao: {do}", **how)
         )
-    if subject.image_count < LEAST_TO_TRUST:
+    if subject.image_count < LEAST_TO_HOLD_OUT:
         text = _(
             "With fewer than 4 images no validation can be trusted; look at the previews, and rather stop too early."
         )

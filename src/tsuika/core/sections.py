@@ -423,10 +423,7 @@ class Guard(Section):
         "Overfitting guard: `on` stops when the result no longer improves, `warn` only warns, `off` measures nothing",
     )
     folds: int = everyday(
-        0,
-        "Cross-validation folds; 0 = automatic: hold images out from 10 on, leave one out in turn from 3 to 9",
-        ge=0,
-        le=50,
+        0, "Cross-validation folds; 0 = automatic: hold images out from 4 on, leave one out in turn of 3", ge=0, le=50
     )
     held_out: float = expert(
         0.15,

@@ -1,8 +1,7 @@
 """Which images are held out to see overfitting: by group, so that no image has a copy on the other side.
 
-A function of the groups and a seed, recorded as JSON beside the run. From three to nine different images each is left
-out in turn; from ten on some are held out. Below four no split can be trusted, but with three its step is a better guess
-than none (bench/guard).
+A function of the groups and a seed, recorded as JSON beside the run. From four different images on some are held out. Below that
+no split can be trusted; with three, each of which is left out in turn, its step is a better guess than none (bench/guard).
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from tsuika.core import kept
 from tsuika.core.seeds import generator
 
 # Numbers of different images.
-LEAST_TO_HOLD_OUT: Final = 10
-LEAST_TO_TRUST: Final = 4
+LEAST_TO_HOLD_OUT: Final = 4
 LEAST_TO_LEAVE_OUT: Final = 3
 LEAST_HELD_OUT: Final = 2
 SHARE: Final = 0.15

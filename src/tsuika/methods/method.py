@@ -48,10 +48,9 @@ class MethodSection(Section):
     default: the key in `METHODS`, or the address (`package.module:ATTRIBUTE`) of a method from outside."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}  # dotted key -> this method's default, where it is not the common one
-    # Of few images, too few to hold some out, the best step grows with their number to this power; else by 1, as many passes over
-    # each image: bench/guard finds 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 images suggest.
+    # In folds of few images the best step grows with their number to this power; else by 1, as many passes over each image: bench/guard
+    # finds 1.5 pp of regret with it and 2.0 with the 0.55 that 18 runs of SD1.5 on 10-270 images suggest.
     few_growth: ClassVar[float] = 1.0
-    few_folds: ClassVar[int] = 0  # Cross-validation folds of 4 to 9 images; 0: each image is left out in turn
 
     name: str = ""
 

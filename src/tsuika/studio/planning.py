@@ -199,7 +199,7 @@ def cost(studio: Studio, advice: str, option: int, recipe: Recipe) -> dict[str, 
     options = [found.get("recommendation", {}), *found.get("alternatives", [])]
     about = options[min(option, len(options) - 1)]
     trained = about.get("trained_numbers", 0) * recipe.method.bytes_per_weight
-    times = estimate.trainings(found.get("pictures", 0), recipe.method, recipe.guard, trained)
+    times = estimate.trainings(found.get("pictures", 0), recipe.guard, trained)
     step_s = about.get("step_seconds")
     larger = recipe.train.batch_size / about.get("batch_size", recipe.train.batch_size)
     return {"trainings": times, "seconds": step_s and step_s * larger * recipe.train.steps * times}

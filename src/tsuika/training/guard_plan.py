@@ -17,8 +17,10 @@ from tsuika.guard.judge import EARLY, LOOK, WHOLE, affordable_schedule, check_sc
 from tsuika.guard.probe import MID, PATH, passes
 from tsuika.guard.reading import ENOUGH_IMAGES
 
-# Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4.
+# Where all images are trained on afterwards, so that holding out costs none: intervals over images begin at 4. It is half of the
+# images at most: of five, three held out once found a step as good as a well-chosen plan (bench/guard/frontier.py --few).
 LEAST_HELD_OUT: Final = 4
+FEW: Final = 10  # images; in folds of fewer the best step grows with their number to a method's own power
 MOST_HELD_OUT: Final = 12
 CONTROLS: Final = 4  # unrelated prompts, and as many training captions
 # Passes in the middle range of a check: each of the six timesteps twice, or once.
@@ -94,10 +96,10 @@ def plan(recipe: Recipe, manifest: Manifest, folder: Path) -> GuardPlan:
         parted = _split(recipe, dedupe.groups(manifest), {sample.name: sample.set for sample in manifest.samples})
         parted.write(file)
     notes = [note("GD014", names=", ".join(group)) for group in parted.groups if len(group) > 1]
-    if len(parted.groups) < split.LEAST_TO_TRUST:
+    if len(parted.groups) < split.LEAST_TO_HOLD_OUT:
         notes.append(note("GD012", found=len(parted.groups), then=_then(parted.kind)))
     found, folds = len(manifest), len(parted.parts)
-    growth = recipe.method.few_growth if len(parted.groups) < split.LEAST_TO_HOLD_OUT else 1.0
+    growth = recipe.method.few_growth if parted.kind == "folds" and len(parted.groups) < FEW else 1.0
     if parted.kind == "hold-out":
         out = parted.parts[0]
         then = _then("refit" if refits(recipe) else "gone")
@@ -128,15 +130,14 @@ def hold_out_parts(
 def _split(recipe: Recipe, groups: Sequence[split.Group], sets: Mapping[str, str]) -> split.Split:
     guard, seed, found = recipe.guard, recipe.train.seed, len(groups)
     if not refits(recipe):
-        # There is one training only, so nothing can be left out in turn.
+        # There is one training only, so nothing can be left out in turn, and what is held out is missing in the result.
         if guard.folds:
             return hold_out_parts(groups, seed, guard.folds, 1, sets)
-        if split.LEAST_TO_LEAVE_OUT <= found < split.LEAST_TO_HOLD_OUT:
+        if split.LEAST_TO_LEAVE_OUT <= found < FEW:
             return hold_out_parts(groups, seed, found, found // 3, sets)
-    few = split.LEAST_TO_TRUST <= found < split.LEAST_TO_HOLD_OUT
-    count = min(MOST_HELD_OUT, max(LEAST_HELD_OUT if refits(recipe) else 0, round(guard.held_out * found)))
-    folds = guard.folds or (recipe.method.few_folds if few else 0)
-    return split.split(groups, seed, folds=folds, count=max(split.LEAST_HELD_OUT, count), sets=sets)
+    least = LEAST_HELD_OUT if refits(recipe) else split.LEAST_HELD_OUT
+    count = min(MOST_HELD_OUT, max(least, round(guard.held_out * found)), -(-found // 2))
+    return split.split(groups, seed, folds=guard.folds, count=count, sets=sets)
 
 
 def _then(kind: str) -> Text:

@@ -251,7 +251,7 @@ def _divide(groups: Sequence[split.Group], seed: int, sets: Mapping[str, str]) -
         sets: which set each name is of.
     """
     everyone = [name for group in groups for name in group]
-    if len(groups) < split.LEAST_TO_TRUST:
+    if len(groups) < split.LEAST_TO_HOLD_OUT:
         return Divided(everyone, (), [group[0] for group in groups])
     parted = hold_out_parts(groups, seed, len(groups), min(MEASURED, len(groups) // 3), sets)
     measured = parted.held_out_probe()

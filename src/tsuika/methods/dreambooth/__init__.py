@@ -19,9 +19,9 @@ class DreamBooth(MethodSection):
 
     defaults: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-6, "train.ema": 0.0, "data.caption_dropout": 0.0}
     # Fewer images are overfitted much sooner: of 17 lanes without some, compared with those of all images, the true best
-    # step lay at a power of 2 (median; bench/guard, 3-10 images). With ten and more nothing is gained by it (bench/guard/frontier.py).
+    # step lay at a power of 2 (median; bench/guard, 3-10 images). Where some are held out once nothing is gained by it, on average
+    # (bench/guard/frontier.py).
     few_growth: ClassVar[float] = 2.0
-    few_folds: ClassVar[int] = 2
 
     name: Literal["dreambooth"] = "dreambooth"
     text_encoder: bool = TRAINS_TEXT
