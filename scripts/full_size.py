@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +73,7 @@ def by_hand(tensors: Mapping[str, Tensor], model: StableDiffusion) -> dict[str, 
     for name, down in tensors.items():
         if re.fullmatch(r"(unet|text_encoder):\d+:down", name):
             layer, up = numbers[name.removesuffix(":down")], tensors[f"{name.removesuffix(':down')}:up"]
-        elif match := re.fullmatch(r"(?:unet\.)?(.+?)(?:\.processor)?\.(to_\w+)[._]lora\.down\.weight", name):
+        elif match := re.fullmatch(r"(?:unet\.)?(.+?)(?:\.processor)?\.(to_\w+?)(?:\.0)?[._]lora\.down\.weight", name):
             layer = f"unet.{match[1]}.{match[2]}{'.0' if match[2] == 'to_out' else ''}"
             up = tensors[name.replace("lora.down", "lora.up")]
         else:
@@ -138,6 +137,7 @@ def on_a_base(files: Path, tokenizer: Path, folder: Path) -> bool:
 def lora_row(path: Path, artifact: Artifact, base: Path) -> tuple[list[str], bool]:
     """A LoRA's row of the table, and whether it is as it should be."""
     model = families.load(str(base), device="cpu", dtype=torch.float32)
+    tensors = raw(path)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     text = torch.randn(1, 77, model.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -146,7 +146,7 @@ def lora_row(path: Path, artifact: Artifact, base: Path) -> tuple[list[str], boo
             return unet(noise, torch.tensor([500]), text).sample
 
         plain = output(model.unet)
-        hand = by_hand(raw(path), model)
+        hand = by_hand(tensors, model)
         attached = METHODS["lora"].restore(model, artifact)
         worst = 0.0
         for name, delta in hand.items():
@@ -167,12 +167,11 @@ def lora_row(path: Path, artifact: Artifact, base: Path) -> tuple[list[str], boo
         del model, attached
         theirs = None
         # Its loaders know diffusers' layouts alone.
-        if not any(":" in name for name in raw(path)):
+        if not any(":" in name for name in tensors):
             unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
-            # Today's loader refuses some files of its own oldest layouts.
-            with suppress(ValueError):
-                unet.load_attn_procs(path.parent, weight_name=path.name, use_safetensors=path.suffix == ".safetensors")
-                theirs = apart(ours - plain, output(unet) - plain)
+            has_prefix = any(name.startswith("unet.") for name in tensors)
+            unet.load_lora_adapter(tensors, prefix="unet" if has_prefix else None)
+            theirs = apart(ours - plain, output(unet) - plain)
     count = len(adapters.by_layer(artifact.tensors))
     is_seen = changes(base, "lora", path, "a cat")
     numbers = [worst, by_sum, *([] if theirs is None else [theirs])]

@@ -62,7 +62,8 @@ def test_diffusers_adds_the_deltas_we_meant(family: str, format_, conv: bool, tm
     path = tmp_path / ("a.safetensors" if format_.name == "kohya" else "folder")
     format_.write(made, path, dtype=torch.float32)
     if path.is_dir():
-        pipe.load_lora_weights(str(path))
+        # diffusers 0.37 wants the name where it may not go online.
+        pipe.load_lora_weights(str(path), weight_name="pytorch_lora_weights.safetensors")
     else:
         pipe.load_lora_weights(str(tmp_path), weight_name=path.name)
     got = applied(pipe)
