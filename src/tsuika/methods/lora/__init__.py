@@ -49,7 +49,11 @@ class Lora(MethodSection):
     rank: int = everyday(
         16, "Rank (dim): how much can be learned, and the file's size; 0 = that of `method.start`", ge=0, le=1024
     )
-    alpha: float = expert(0.0, "Alpha: the scale is alpha / rank; 0 = same as rank", ge=0)
+    alpha: float = expert(
+        0.0,
+        "Alpha: the scale is alpha / rank; 0 = same as rank; one number for all ranks keeps the best learning rate",
+        ge=0,
+    )
     rank_stabilized: bool = expert(False, "rsLoRA: scale by alpha / sqrt(rank) (Kalajdzievski 2023)")
     targets: str = expert(
         "",
@@ -318,7 +322,8 @@ GUIDANCE: Final = Guidance(
     growth=0.45,
     embedded_growth=0.3,
     goals=("character",),
-    sizes=tuple({"method.rank": rank} for rank in (16, 8, 4, 2, 1)),
+    # Alpha stays: with it the best learning rate is that of rank 16 (bench/guard/settings.py ranks).
+    sizes=({"method.rank": 16}, *({"method.rank": rank, "method.alpha": 16} for rank in (8, 4, 2, 1))),
     said_for={
         "": Claim(
             _(
