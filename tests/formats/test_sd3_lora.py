@@ -165,7 +165,7 @@ def test_diffusers_loads_the_folder_to_what_was_trained(tmp_path: Path) -> None:
     assert {key.partition(".")[0] for key in keys} == {"transformer", "text_encoder", "text_encoder_2"}
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] and not settings["transformer.alpha_pattern"]
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True)
-    pipe.load_lora_weights(tmp_path / "made")
+    pipe.load_lora_weights(tmp_path / "made", weight_name="pytorch_lora_weights.safetensors")
     attachment = METHODS["lora"].restore(model, made)
     noisy, t = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([400.0])
     with torch.no_grad():
