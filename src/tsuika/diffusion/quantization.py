@@ -67,6 +67,8 @@ def quantize(model: Model, kind: Kind) -> None:
 
 
 def _torchao() -> Any:
-    import torchao.quantization
+    """Its functions; ImportError where they are not there, or a release has others."""
+    import torchao.quantization as library
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_, to_nf4  # noqa: F401
 
-    return torchao.quantization
+    return library
