@@ -6,7 +6,7 @@
 A row is (subject, way). The subjects are of bench/subjects: an object of 4 images, a character of 25, a style of 120. The ways
 are README's plain line, the recipe that `advise` puts first, and each method at equal seconds: as many planned steps as fit
 into SECONDS processor seconds at the base's own settings. The truth is the loss on fresh images of the subject, which no
-training sees, against the base's on the same noise.
+training sees, against the base's on the same noise with the best of its captions: that one, without the trigger word, none.
 
 What is said of a row, and when it agrees with the truth:
 - guard: something was learned, or nothing (GD004, GD005, GD017, GD039). Wrong where it was learned and the truth is not
@@ -42,10 +42,12 @@ from tsuika.config import Recipe
 from tsuika.core.events import Stepped
 from tsuika.core.files import write_text
 from tsuika.core.rundir import RunDir
+from tsuika.core.seeds import generator
 from tsuika.core.types import Artifact, Attachment, Model, model_tensors
 from tsuika.data.augment import Transform, render
+from tsuika.diffusion.objective import objective, squared_error
 from tsuika.embedded.world import SIZE_PX
-from tsuika.guard.probe import Probe, ProbedImage
+from tsuika.guard.probe import MID, strata
 from tsuika.guard.reading import Estimate, Grid, estimate, minus
 from tsuika.methods import METHODS
 
@@ -156,18 +158,36 @@ def _told(subject: Subject, images: Path) -> dict[str, Any]:
 
 
 def truth(subject: Subject, run: Path, method: str) -> Grid:
-    """Log ratios of the loss to the base's: a row a fresh image, a column a draw."""
+    """Log ratios of the loss to the base's with its best caption: a row a fresh image, a column a draw.
+
+    A nonsense word can mislead the base: what draws better than that, and worse than the base without it, has learned nothing.
+    """
     model = tsuika.load("embedded", device="cpu", precision="fp32")
     attachment = _result(model, run, method)
     images = subject.truth()
     pixels = torch.stack([render(Image.fromarray(one.pixels), Transform(), (SIZE_PX, SIZE_PX)) for one in images])
+    without = [one.caption.replace(f"{subject.trigger} ", "").replace(f", {subject.trigger}", "") for one in images]
     with torch.no_grad():
         latents = model.encode_images(pixels)
-    probed = [
-        ProbedImage(f"truth/{one.name}", row, one.caption, (SIZE_PX, SIZE_PX)) for one, row in zip(images, latents)
-    ]
-    probe = Probe(model, attachment, probed, (), controls=(), draws=(DRAWS, DRAWS))
-    return probe.measure(train=False, drift=False).held_out.mid
+        trained = _logs(model, latents, [one.caption for one in images])
+        attachment.set_strength(0)
+        captions = ([one.caption for one in images], without, [""] * len(images))
+        base = min((_logs(model, latents, one) for one in captions), key=lambda grid: sum(map(sum, grid)))
+    return minus(trained, base)
+
+
+def _logs(model: Model, latents_NCHW: torch.Tensor, captions: Sequence[str]) -> Grid:
+    """Log losses of DRAWS draws an image, the same for every caption."""
+    told, rows = objective(model.prediction, model.scheduler_config, "cpu"), []
+    for place, (latents_CHW, caption) in enumerate(zip(latents_NCHW, captions, strict=True)):
+        t_B = torch.tensor([MID[stratum] for stratum in strata(place, DRAWS)])
+        clean_BCHW = latents_CHW.expand(DRAWS, -1, -1, -1)
+        noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator(0, "truth", place))
+        cond = model.encode_text([caption] * DRAWS, size_px=(SIZE_PX, SIZE_PX))
+        output_BCHW = model.denoise(told.add_noise(clean_BCHW, noise_BCHW, t_B), t_B, cond)
+        target_BCHW = told.target(clean_BCHW, noise_BCHW, t_B)
+        rows.append(tuple(squared_error(output_BCHW, target_BCHW, None).log().tolist()))
+    return tuple(rows)
 
 
 def _result(model: Model, run: Path, method: str) -> Attachment:
