@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-device campaign test-browser check-web check docs base format messages lock audit clean
+.PHONY: setup demo test test-slow test-device lowest campaign test-browser check-web check docs base format messages lock audit clean
 
 PO := $(wildcard src/tsuika/locale/*/LC_MESSAGES/tsuika.po)
 
@@ -38,6 +38,13 @@ DEVICE ?= standin
 
 test-device: setup
 	$(BIN)/python -m pytest --device $(DEVICE) tests/methods/test_method_contract.py tests/training/test_waiting.py
+
+# The suite with the oldest release of everything that `pyproject.toml` lets in.
+lowest: setup
+	$(BIN)/python -c "import uv" 2>/dev/null || $(BIN)/python -m pip install --quiet uv
+	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct $(TORCH_FLAGS) --editable ".[dev,heif]"
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal
 
 # Wrong files of every kind, for so many minutes; SEED repeats one. What fails is kept in build/campaign.
 MINUTES ?= 30
