@@ -20,6 +20,7 @@ from tsuika.core.types import Model
 from tsuika.diffusion import quantization
 from tsuika.diffusion.quantization import BYTES, Kind, check, layers, quantize
 from tsuika.methods import METHODS
+from tsuika.training.surroundings import fingerprint
 
 pytest.importorskip("torchao")
 KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "none")
@@ -104,6 +105,36 @@ def test_a_weight_takes_as_many_bytes_as_advice_counts(kind: Kind, monkeypatch: 
     assert held_bytes(wide.weight) == pytest.approx(BYTES[kind] * wide.weight.numel(), rel=0.01)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_device_never_holds_the_unet_as_it_was(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shallow()
+    model.vae.to("meta")
+    assert model.device.type == "meta"
+    chosen, at_once = list(layers(model)), list[int]()
+
+    def seen(layer: nn.Linear, kind: Kind) -> None:
+        there = [one for one in chosen if one.weight.device.type == "meta" and type(one.weight.data) is Tensor]
+        at_once.append(len(there))
+        replace(layer, kind)
+
+    replace = quantization._replace
+    monkeypatch.setattr(quantization, "_replace", seen)
+    quantize(model, kind)
+    assert len(at_once) == len(chosen) and set(at_once) == {1}
+    assert {value.device.type for value in model.unet.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_is_known_again_by_its_fewer_bits(kind: Kind) -> None:
+    whole, first, second, other = (shallow() for _ in range(4))
+    with torch.no_grad():
+        next(layers(other)).weight.mul_(1.5)
+    for model in (first, second, other):
+        quantize(model, kind)
+    assert fingerprint(first) == fingerprint(second)
+    assert len({fingerprint(model) for model in (whole, first, other)}) == 3
+
+
 def test_an_artifact_of_the_base_stays_in_force() -> None:
     """peft's layers around those of the base."""
     model = shallow()
@@ -133,7 +164,8 @@ def test_a_run_trains_beside_it_and_others_are_refused(tmp_path: Path, capsys: p
         return program(*words, "--set", f"base.quantize={kind}")
 
     assert asked("whole", "lora", "none") == asked("eighth", "lora", "int8") == 0
-    assert (tmp_path / "eighth/artifacts/result.safetensors").exists()
+    start = tmp_path / "eighth/artifacts/result.safetensors"
+    assert asked("on", "lora", "nf4", start=str(start)) == 0
     capsys.readouterr()
     for name, kind, method in (("dreambooth", "int8", {}), ("lora", "nf4", {"adapter": "dora"})):
         assert asked("refused", name, kind, **method) == 2

@@ -109,8 +109,8 @@ def memory_gib(base: KnownBase, recipe: Recipe, machine: Machine, step: Step) ->
         at_once *= 2
     kind = METHODS[method.name].backward
     kept = (step.checkpointed_bytes if train.gradient_checkpointing else step.kept_bytes)[kind] * width / 2
-    # The base is loaded whole; on a CPU a file that is read through memory stands beside what is made of it.
-    loading = 2 * whole if machine.device == "cpu" else whole
+    # On a CPU a file that is read through memory stands beside what is made of it.
+    loading = 2 * whole if machine.device == "cpu" else 0
     training = max(loading, weights + trained * each + kept * at_once)
     return (MARGIN * training + OVERHEAD_BYTES[machine.device]) / GIB
 

@@ -130,7 +130,7 @@ class Model(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
+        """Where it computes; its UNet may wait elsewhere."""
 
     @property
     def components(self) -> dict[str, nn.Module]:

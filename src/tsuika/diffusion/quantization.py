@@ -1,5 +1,5 @@
 """A frozen base in a byte a weight or less: its attention and feed-forward layers, through torchao. What trains stands beside them
-and has its own precision. Loading needs the whole base once; each layer is then replaced by itself."""
+and has its own precision."""
 
 from __future__ import annotations
 
@@ -48,22 +48,26 @@ def layers(model: Model) -> Iterator[nn.Linear]:
 
 
 def quantize(model: Model, kind: Kind) -> None:
-    """Replace the weights of `layers`. Layers whose size NF4 does not divide stay as they are."""
+    """Replace the weights of `layers`. A UNet that waits elsewhere is moved to the model's device on the way, layer by layer: it
+    is nowhere whole there. Layers whose size NF4 does not divide stay as they are."""
     if kind == "none":
         return
+    for layer in layers(model):
+        _replace(layer.to(model.device), kind)
+    model.unet.to(model.device)
+
+
+def _replace(layer: nn.Linear, kind: Kind) -> None:
     from torch import nn
 
-    library, chosen = _torchao(), list(layers(model))
-    if kind == "nf4":
-        for layer in chosen:
-            blocks, rest = divmod(layer.weight.numel(), _BLOCK)
-            if not rest:
-                quantized = library.to_nf4(layer.weight.data, _BLOCK, math.gcd(blocks, _SCALES))
-                layer.weight = nn.Parameter(quantized, requires_grad=False)
+    library = _torchao()
+    if kind != "nf4":
+        library.quantize_(layer, library.Int8WeightOnlyConfig() if kind == "int8" else library.Float8WeightOnlyConfig())
         return
-    config = library.Int8WeightOnlyConfig() if kind == "int8" else library.Float8WeightOnlyConfig()
-    for layer in chosen:
-        library.quantize_(layer, config)
+    blocks, rest = divmod(layer.weight.numel(), _BLOCK)
+    if not rest:
+        quantized = library.to_nf4(layer.weight.data, _BLOCK, math.gcd(blocks, _SCALES))
+        layer.weight = nn.Parameter(quantized, requires_grad=False)
 
 
 def _torchao() -> Any:

@@ -75,6 +75,7 @@ def load(
     geometry: Geometry | None = None,
     overrides: Overrides = AS_STORED,
     hashes: Path | None = None,
+    unet_device: torch.device | None = None,
 ) -> StableDiffusion:
     """A frozen model, ready to use: the UNet and the text encoders in `dtype`, the VAE always in float32. `spec` is
     `embedded` (the folder `embedded_path`), a diffusers folder, a single `.safetensors`/`.ckpt` file in the original
@@ -82,12 +83,13 @@ def load(
     `tokenizer_2/`; empty: the model's own, or for a single file CLIP's from the hub's cache or the hub. `vae` is
     `builtin`, `builtin:NAME` for another one that the base ships, a file, a folder or a hub id. `geometry` is of a
     single file whose sizes are not its family's own, and that does not say so; `overrides` what is known better than
-    the files say; `hashes` a folder in which the hash of a single file is kept. Raises RecipeError: an override that
-    this model cannot have (RC002); ModelError: as `peek`, or the model does not fit its family (MD003, MD004);
-    NetworkError: the hub is needed and does not answer."""
+    the files say; `hashes` a folder in which the hash of a single file is kept; `unet_device` where the UNet waits
+    until it is moved, if not on `device`. Raises RecipeError: an override that this model cannot have (RC002);
+    ModelError: as `peek`, or the model does not fit its family (MD003, MD004); NetworkError: the hub is needed and does
+    not answer."""
     base = peek(spec, embedded_path=embedded_path, geometry=geometry)
     source = str(base.path) if base.file else spec
-    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides, hashes)
+    return base.load(source, device, dtype, base.tokenizers(tokenizer), vae, overrides, hashes, unet_device)
 
 
 def read_back(path: Path, like: Model, *, dtype: torch.dtype) -> StableDiffusion:

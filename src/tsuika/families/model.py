@@ -67,7 +67,7 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return next(self.vae.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

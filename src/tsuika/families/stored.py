@@ -148,6 +148,7 @@ class StoredBase:
         vae: str = vaes.BUILTIN,
         overrides: Overrides = AS_STORED,
         hashes: Path | None = None,
+        unet_device: torch.device | None = None,
     ) -> StableDiffusion:
         """The model, frozen; see `families.load`. Raises RecipeError: an override that this model cannot have (RC002);
         ModelError: a part is missing, damaged or does not fit (MD003), or is a pickle with code (MD005); NetworkError:
@@ -156,7 +157,7 @@ class StoredBase:
         return StableDiffusion(
             family=self.family,
             prediction=prediction,
-            unet=self.unet().load(device, dtype),
+            unet=self.unet().load(unet_device or device, dtype),
             vae=self.load_vae(vae, device),
             text_encoders={part.component: part.load(device, dtype) for part in self.text_encoders()},
             tokenizers=dict(tokenizers),

@@ -210,6 +210,7 @@ def read_inputs(
         embedded_path=embedded,
         overrides=recipe.base.overrides,
         hashes=hashes,
+        unet_device=accelerator.device if recipe.base.quantize == "none" else torch.device("cpu"),
     )
     if model.prediction == "flow" and recipe.train.loss != "l2" and recipe.train.huber_schedule == "snr":
         why = _("A flow has no such schedule (sd-scripts refuse it, too): exponential or constant.")
@@ -228,6 +229,7 @@ def read_inputs(
         start = yield from read_start(settings.start_file, model, method)
         settings = settings.started(start)
         method.attach(model, settings, torch.Generator(), start).detach()
+    quantization.quantize(model, recipe.base.quantize)
     # What cannot be on this base is told before the images are encoded.
     if start is None and method.outline is not None:
         method.outline(settings, recipe.data, model)

@@ -18,7 +18,6 @@ from tsuika.core.plain import jsonable
 from tsuika.core.rundir import RunDir
 from tsuika.core.types import Model
 from tsuika.data import dedupe, split
-from tsuika.diffusion.quantization import quantize
 from tsuika.guard.probe import MID, Probe
 from tsuika.guard.reading import ENOUGH_IMAGES, Estimate, Grid, estimate, mean, minus
 from tsuika.training.fit import Fit
@@ -174,7 +173,6 @@ def find(
     rates = sorted(set(rates)) or around(recipe.train.learning_rate)
     with clear_errors(recipe, ", ".join(recipe.data.folders)):
         prepared = yield from prepare(recipe, folder, services, accelerate_for(recipe))
-        quantize(prepared.model, recipe.base.quantize)
         prepared.checkpoint_gradients()
         groups = dedupe.groups(prepared.manifest)
         sets = {sample.name: sample.set for sample in prepared.manifest.samples}

@@ -16,7 +16,6 @@ from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact, Attachment
 from tsuika.data.manifest import Manifest
-from tsuika.diffusion.quantization import quantize
 from tsuika.formats.provenance import KEY, Provenance
 from tsuika.guard.judge import MOVED_ALONG
 from tsuika.guard.memorization import Memorization
@@ -55,7 +54,6 @@ def train(
             yield from surroundings.check(prepared)
         elif prepared.is_main:
             surroundings.write(prepared)
-        quantize(prepared.model, recipe.base.quantize)
         if not begun:
             yield from _preview_of_start(prepared, services)
         prepared.checkpoint_gradients()

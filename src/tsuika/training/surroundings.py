@@ -108,8 +108,19 @@ def fingerprint(model: Model) -> str:
     """A hash over every number of a model, on whatever device; two sums of a tensor's bits stand for it."""
     digest = hashlib.sha256()
     for name, value in sorted(model_tensors(model).items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}".encode())
+        sums = [_sums(part) for part in _parts(value)]
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} {' '.join(map(str, sums))}".encode())
     return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[Tensor]:
+    """The plain tensors of a quantised one; else itself."""
+    if not hasattr(value, "__tensor_flatten__"):
+        yield value
+        return
+    names, _rest = value.__tensor_flatten__()
+    for name in names:
+        yield from _parts(getattr(value, name))
 
 
 def _sums(value: Tensor) -> tuple[int, int]:

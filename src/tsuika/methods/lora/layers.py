@@ -297,7 +297,7 @@ def _held(model: Model, artifact: Artifact, layers: Layers, kind: str, dropout: 
     ranks: dict[str, dict[str, tuple[int, float]]] = {}
     for (component, path), parts in layers.items():
         weight: Any = modules[component, path].weight
-        if adapters.implied_shape(parts) != (len(weight), weight[0].numel()):
+        if adapters.implied_shape(parts) != (len(weight), weight.numel() // len(weight)):
             raise incompatible(f"{component}.{path}", _("This LoRA"), artifact, model)
         rank = rank_of(parts)
         ranks.setdefault(component, {})[path] = (rank, float(parts["alpha"]) if "alpha" in parts else float(rank))
