@@ -461,6 +461,38 @@ def test_the_file_that_a_run_goes_on_from_is_step_0_and_may_be_the_best() -> Non
     assert judge.chosen == Range(0, 0, 0), "the least harm is none: the start as it is"
 
 
+def word(curve: Curve, steps: int = 200) -> Judge:
+    """A run that begins with a new word: with another loss than without it."""
+    judge = Judge(steps, 1e-4, check_steps=(0, *check_schedule(steps, 1.2)), keeps_start=False)
+    while (step := judge.next_step()) is not None:
+        if judge.update(check(step, curve(step))).kind == "stop":
+            break
+    return judge
+
+
+def test_a_new_word_that_begins_above_the_base_and_falls_is_learning() -> None:
+    """What the first third has not reached yet is no failure, and neither is what it began with."""
+    judge = word(lambda step: 0.2 - 0.0008 * step)
+    assert judge.verdicts[0].code == "GD042"
+    assert judge.checks[-1].step == 200 and judge.verdicts[-1].code == "GD034"
+    assert word(lambda step: 0.2 - 0.0016 * step).chosen.balanced == 200
+    # Judged by the base alone, the same curve ends early.
+    without = Judge(200, 1e-4, check_steps=check_schedule(200, 1.2))
+    while (step := without.next_step()) is not None and without.update(check(step, 0.2 - 0.0008 * step)).kind != "stop":
+        pass
+    assert without.checks[-1].step < 100
+
+
+def test_a_new_word_that_stays_or_rises_is_stopped_and_its_start_never_chosen() -> None:
+    stays, rises = word(lambda step: 0.2), word(lambda step: 0.2 + 0.002 * step)
+    assert stays.verdicts[-1].code == "GD004" and stays.checks[-1].step < 120
+    assert rises.verdicts[-1].code in {"GD002", "GD003"}
+    # It begins as a word that is better than none, and gets worse.
+    worse = word(lambda step: -0.1 + 0.0001 * step)
+    for judge in (stays, rises, worse):
+        assert judge.chosen.balanced > 0 and 0 not in judge.keep
+
+
 @pytest.mark.parametrize("planned", [0, 1000])
 def test_twice_the_plan_is_suggested_where_the_trial_run_is_a_part_of_it(planned: int) -> None:
     judge = Judge(800, 1e-4, planned=planned)

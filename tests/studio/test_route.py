@@ -61,6 +61,9 @@ LOOK = """async () => {
 SCREENS = ("images", "plan", "train", "compare")
 
 
+NEEDS_AXE = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there (make test-browser fetches it)")
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
     browser_path()
@@ -310,6 +313,7 @@ def _killed(visit: Visit, kind: str, within: str) -> str:
     return f"{page.inner_text(f'{within} .trouble h3')} [{button}]"
 
 
+@NEEDS_AXE
 @pytest.mark.slow
 def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> None:
     """Nothing serious for axe-core, nothing wider than the page, and a picture of each screen."""
@@ -334,6 +338,7 @@ def test_every_screen_in_both_languages_widths_and_themes(program: Program) -> N
                 look(visit, f"{name}-{lang}-{width}-{theme}")
 
 
+@NEEDS_AXE
 @pytest.mark.slow
 def test_every_further_part_in_both_languages_widths_and_themes(program: Program, tmp_path: Path) -> None:
     """What opens on a screen, and what shows the results of jobs, which are staged: nothing serious for axe-core."""
@@ -400,6 +405,7 @@ def test_every_further_part_in_both_languages_widths_and_themes(program: Program
                 look(visit, f"form-{'-'.join(one['command'])}")
 
 
+@NEEDS_AXE
 @pytest.mark.slow
 def test_a_queue_in_another_order_a_vae_and_a_result_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -524,8 +530,6 @@ def look(visit: Visit, name: str) -> None:
     page.screenshot(path=str(SHOTS / f"{name}.png"))
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name}: wider than the page"
     assert not visit.troubles, (name, visit.troubles)
-    if not AXE.is_file():
-        pytest.skip("axe-core is not there (make test-browser fetches it)")
     # In the page's own world, as its rules forbid foreign scripts.
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("async () => (await axe.run()).violations")

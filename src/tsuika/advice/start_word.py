@@ -1,9 +1,9 @@
 """The known word that a new word starts from: some are tried on the images themselves, without training.
 
-A word is tried by the loss of the base on the images under a prompt of that word. Candidates are the class word, those near it
-among the text encoders' word vectors, and those that the gradient of that loss points to (Ebrahimi et al. 2018, "HotFlip", eq. 3).
+A word is tried by the loss of the base on the images under a prompt of that word. Candidates are the class word and those near it
+among the text encoders' word vectors. A word that says nothing has a low loss, too: it must be better than no word at all.
 
-Shapes: B draws, C latent channels, H x W latents, V words, D width of a text encoder.
+Shapes: B draws, C latent channels, H x W latents, V words.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from tsuika.guard.reading import Grid, estimate, mean, minus
 from tsuika.methods.textual_inversion import TextualInversion
 from tsuika.methods.textual_inversion.vectors import attach
 
-# Candidates of either kind, and how many of all are measured on every draw.
-NEAR: Final = 8
-POINTED_TO: Final = 12
+# Candidates beside the class word, and how many of all are measured on every draw.
+NEAR: Final = 20
 FINALISTS: Final = 4
 _PROBE: Final = "tsuika-start-word"
 
@@ -36,7 +35,7 @@ _PROBE: Final = "tsuika-start-word"
 class StartWord:
     """What was chosen."""
 
-    word: str  # the class word, unless another one is better by its whole 95% interval
+    word: str  # the class word, unless another one is better than that and than no word by its whole 95% interval
     class_word: str  # what it was compared with
     change: float  # log ratio of the loss with it to that with the class word
     tried: int  # how many words were tried
@@ -64,41 +63,34 @@ def choose(model: Model, latents: Sequence[Tensor], class_word: str) -> Generato
         class_word: must not be empty.
     """
     draws = _draws(model, latents)
-    words = candidates(model, draws, class_word)
+    words = candidates(model, class_word)
+    prompts = {word: f"a {word}" for word in words}
     found: dict[str, Grid] = {}
-    for number, word in enumerate(words, start=1):
-        found[word] = _grid(model, draws.some(), word)
+    for number, (word, prompt) in enumerate(prompts.items(), start=1):
+        found[word] = _grid(model, draws.some(), prompt)
         yield Progress("start-word", number, len(words))
     best = sorted(words[1:], key=lambda word: mean(found[word]))[:FINALISTS]
-    whole = {word: _grid(model, draws, word) for word in (class_word, *best)}
+    whole = {word: _grid(model, draws, prompts[word]) for word in (class_word, *best)}
     chosen = min(whole, key=lambda word: mean(whole[word]))
-    change = estimate(minus(whole[chosen], whole[class_word]))
-    if not change.high < 0:
-        return StartWord(class_word, class_word, 0.0, len(words))
-    return StartWord(chosen, class_word, change.mean, len(words))
+    change, said = (estimate(minus(whole[chosen], other)) for other in (whole[class_word], _grid(model, draws, "")))
+    if change.high < 0 and said.high < 0:
+        return StartWord(chosen, class_word, change.mean, len(words))
+    return StartWord(class_word, class_word, 0.0, len(words))
 
 
-def candidates(model: Model, draws: _Draws, class_word: str) -> list[str]:
-    """The class word, words near it, and words that the gradient points to."""
+def candidates(model: Model, class_word: str) -> list[str]:
+    """The class word and words near it."""
     settings = TextualInversion(words=(_PROBE,), vectors=1, init=class_word)
     attachment = attach(model, settings, generator(0, "start-word"))
     try:
         # T5's vocabulary is another one.
-        vectors = {name: attachment.words[_PROBE][name] for name in model.targets("text.attn")}
-        with torch.enable_grad():
-            slopes = torch.autograd.grad(_losses(model, draws.some(), _PROBE).mean(), [*vectors.values()])
-        tables = [_table(model, component).float() for component in vectors]
-        starts = [vector_1D.detach().float() for vector_1D in vectors.values()]
+        vectors = {name: attachment.words[_PROBE][name].detach().float() for name in model.targets("text.attn")}
     finally:
         attachment.detach()
-    near_V = torch.stack([torch.cosine_similarity(*pair) for pair in zip(tables, starts, strict=True)]).sum(0)
-    falls_V = torch.stack([-(table @ slope[0].float()) for table, slope in zip(tables, slopes, strict=True)]).sum(0)
-    known = _vocabulary(model)
-    picked = [class_word]
-    for score_V, count in ((near_V.cpu(), NEAR), (falls_V.cpu(), POINTED_TO)):
-        ordered = sorted((word for word in known if word not in picked), key=lambda word: -float(score_V[known[word]]))
-        picked += ordered[:count]
-    return picked
+    tables = [_table(model, component).float() for component in vectors]
+    near_V = torch.stack([torch.cosine_similarity(*pair) for pair in zip(tables, vectors.values(), strict=True)]).sum(0)
+    scores, known = near_V.tolist(), _vocabulary(model)
+    return [class_word, *sorted(known.keys() - {class_word}, key=lambda word: (-scores[known[word]], word))[:NEAR]]
 
 
 def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
@@ -112,17 +104,17 @@ def _draws(model: Model, latents: Sequence[Tensor]) -> _Draws:
     return _Draws(noisy_BCHW.to(device), target_BCHW.to(device), t_B.to(device), len(latents))
 
 
-def _losses(model: Model, draws: _Draws, word: str) -> Tensor:
+def _losses(model: Model, draws: _Draws, prompt: str) -> Tensor:
     side = model.latent_factor
     size_px = (draws.noisy_BCHW.shape[-1] * side, draws.noisy_BCHW.shape[-2] * side)
-    cond = Conditioning.join([model.encode_text([f"a {word}"], size_px=size_px)] * len(draws.t_B))
+    cond = Conditioning.join([model.encode_text([prompt], size_px=size_px)] * len(draws.t_B))
     output_BCHW = model.denoise(draws.noisy_BCHW, draws.t_B, cond).float()
     return (output_BCHW - draws.target_BCHW).pow(2).flatten(1).mean(1)
 
 
-def _grid(model: Model, draws: _Draws, word: str) -> Grid:
+def _grid(model: Model, draws: _Draws, prompt: str) -> Grid:
     with torch.no_grad():
-        logs = [math.log(max(loss, 1e-12)) for loss in _losses(model, draws, word).tolist()]
+        logs = [math.log(max(loss, 1e-12)) for loss in _losses(model, draws, prompt).tolist()]
     width = len(logs) // draws.images
     return tuple(tuple(logs[start : start + width]) for start in range(0, len(logs), width))
 

@@ -555,6 +555,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "Trial {number} is not counted, as another process has taken it over",
             "For {seconds} seconds no sign of life of this one reached the database.",
         ),
+        "GD042": ("Step 0: the new word as it begins (loss {percent} against the base model without it)",),
         "EV001": (
             "This cannot be opened as an image encoder",
             "{why}",

@@ -150,17 +150,18 @@ class Judge:
         overlap: float = 0.0,
         check_steps: Sequence[int] = (),
         planned: int = 0,
+        keeps_start: bool = True,
     ) -> None:
         """`steps` is the run's longest length; `overlap` as `reading.estimate`, for folds; `check_steps` when to check: with
-        step 0 where the run does not begin with the base, which may then be the best. `planned`: the recipe's steps, where the
-        run is a part of them.
+        step 0 where the run does not begin with the base. `planned`: the recipe's steps, where the run is a part of them.
+        `keeps_start`: whether step 0 may be the best, as a file to go on from may; a new word as it begins is of no use.
 
         `patience`: stop when this share of the best step has gone by without a better one, and MIN_CHECKS checks.
         """
         self.steps, self._planned, self._patience = steps, planned or steps, patience
         self.checks: list[Check] = []
         self.verdicts: list[Verdict] = []
-        self._learning_rate, self._overlap = learning_rate, overlap
+        self._learning_rate, self._overlap, self._keeps_start = learning_rate, overlap, keeps_start
         self._check_steps = tuple(check_steps) or check_schedule(steps, patient_ratio(patience))
         self._range = Range(0, 0, 0)
         self._kept: frozenset[int] = frozenset()
@@ -173,12 +174,13 @@ class Judge:
         """
         now = self.chosen
         between = {step for step in self._kept if now.safe <= step <= now.balanced}
-        return frozenset(between | {now.safe, now.balanced, now.likeness}) - (set() if self._has_start else {0})
+        start = {0} if self._start is None or not self._keeps_start else set[int]()
+        return frozenset(between | {now.safe, now.balanced, now.likeness}) - start
 
     @property
-    def _has_start(self) -> bool:
-        """Whether it began with something that is not the base, which was measured."""
-        return bool(self.checks) and self.checks[0].step == 0
+    def _start(self) -> Check | None:
+        """What it began with, where that is not the base."""
+        return self.checks[0] if self.checks and self.checks[0].step == 0 else None
 
     @property
     def chosen(self) -> Range:
@@ -214,7 +216,9 @@ class Judge:
         return verdict
 
     def _usable(self) -> list[Check]:
-        return [one for one in self.checks if one.reading.held_out.finite and one.reading.train.finite]
+        """Sound checks, without a start that is of no use."""
+        found = (one for one in self.checks if one.step or self._keeps_start)
+        return [one for one in found if one.reading.held_out.finite and one.reading.train.finite]
 
     def _best(self) -> Check | None:
         """The check with the smallest R, None while that is the base; the earlier of equals."""
@@ -296,7 +300,7 @@ class Judge:
         if self._train_rises():
             return say("stop", "GD003")
         if now.step == 0:
-            return say("go", "GD038")
+            return say("go", "GD038" if self._keeps_start else "GD042")
         if now.held_out is None:
             return say("go", "GD009")
         if self._diverges():
@@ -331,11 +335,11 @@ class Judge:
         return since >= MIN_CHECKS and now - best >= self._patience * best
 
     def _diverges(self) -> bool:
-        """Whether held-out images are far worse than with the base, and rising or not improving for two checks (new words jitter)."""
+        """Whether held-out images are far worse than at the start, and rising or not improving for two checks (new words jitter)."""
         curve = [mean(one.reading.held_out.mid) for one in self.checks]
         lowest = min(curve)
         stays = curve.index(lowest) < len(curve) - 2
-        return curve[-1] > DIVERGED and (curve[-1] - lowest > RISE or stays)
+        return curve[-1] > self._from("held_out") + DIVERGED and (curve[-1] - lowest > RISE or stays)
 
     def _train_rises(self) -> bool:
         """Whether the images that are trained on got worse at each of the last checks, by more than jitter and chance.
@@ -355,7 +359,13 @@ class Judge:
         With few images intervals are wide, and slow learning would count as nothing by the interval alone.
         """
         unseen = now.best is None or not now.best.high < NOTHING
-        return unseen and not self._trained() < NOTHING and not self._falls("held_out") and not self._falls("train")
+        trained = self._trained() < self._from("train") + NOTHING
+        return unseen and not trained and not self._falls("held_out") and not self._falls("train")
+
+    def _from(self, side: Literal["held_out", "train"]) -> float:
+        """What the loss began with: the base's, 0, or more, as of a new word that says something else than no word does."""
+        rows: Grid = getattr(self._start.reading, side).mid if self._start else ()
+        return max(0.0, mean(rows)) if rows else 0.0
 
     def _trained(self) -> float:
         """The lowest loss of the images that are trained on; 0, the base's, where none was measured."""

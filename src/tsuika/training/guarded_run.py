@@ -22,6 +22,7 @@ from tsuika.core.types import Attachment, count_params
 from tsuika.formats.provenance import GuardRecord
 from tsuika.guard.judge import APART, SEVERAL_BYTES, Judge, Range, replay
 from tsuika.guard.reading import Check
+from tsuika.methods import find
 from tsuika.training import checkpoint
 from tsuika.training.fit import Fit
 from tsuika.training.guard_plan import Budget, GuardPlan, refits
@@ -221,10 +222,12 @@ class GuardedRun:
         return Monitor(run, probe, self._judge(), file, time.monotonic() - began)
 
     def _judge(self, checks: Sequence[Check] = ()) -> Judge:
-        train, guard = self.prepared.recipe.train, self.prepared.recipe.guard
-        steps = self._budget.steps if self.prepared.start is None else (0, *self._budget.steps)
-        trial, overlap = self.plan.trial(self.prepared.recipe), self.plan.split.overlap
-        judge = Judge(trial, train.learning_rate, guard.patience, overlap, steps, train.steps)
+        recipe, from_file = self.prepared.recipe, self.prepared.start is not None
+        train, patience, overlap = recipe.train, recipe.guard.patience, self.plan.split.overlap
+        elsewhere = from_file or find(recipe.method.name).adds_words
+        steps = (0, *self._budget.steps) if elsewhere else self._budget.steps
+        trial = self.plan.trial(recipe)
+        judge = Judge(trial, train.learning_rate, patience, overlap, steps, train.steps, keeps_start=from_file)
         replay(judge, checks)
         return judge
 
