@@ -262,6 +262,8 @@ def test_defaults(tmp_path: Path) -> None:
     assert defaults_for(SimpleNamespace(prediction="epsilon", few_steps=None, source="embedded"), tmp_path) == Defaults(
         cfg=3.0, sampler="DDIM"
     )
+    flow: Any = SimpleNamespace(prediction="flow", few_steps=None, source=str(tmp_path))
+    assert defaults_for(flow) == Defaults(cfg=3.0, sampler="Euler"), "what the file names cannot draw a flow"
     assert defaults_for(SimpleNamespace(prediction="epsilon", few_steps=None, source="some/hub-id")) == Defaults()
     for text in ("[1]", "{", '{"cfg": "much"}', '{"sampler": "nothing"}'):
         (tmp_path / "tsuika.json").write_text(text, encoding="utf-8")

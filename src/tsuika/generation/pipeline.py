@@ -90,7 +90,9 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
         defaults = Defaults(float(defaults.cfg), int(defaults.steps), str(defaults.sampler))
     except (ValueError, TypeError) as error:
         raise RecipeError("RC002", where=path, key="tsuika.json", found=path.name, why=str(error)) from error
-    known_sampler(defaults.sampler)
+    # That of a base which somebody has taught to predict flow, or calls one, is for what it predicted before.
+    if SAMPLERS[known_sampler(defaults.sampler)].flow is None and model.prediction == "flow":
+        return replace(defaults, sampler=usual.sampler)
     return defaults
 
 
