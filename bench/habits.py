@@ -4,9 +4,9 @@
 
 long: a caption's last words decide what it is, behind 80 tokens that are the same for all; read whole, and cut at 75 tokens.
 sets: three folders, each with a trigger word of its own, in one run. start: going on from a LoRA file, or from nothing.
-flow: the embedded base, which predicts v, is trained to predict flow. LoRA (rank 32 with convolutions, 2e-3, EMA 0.98, 4 images a
-step) but for flow, which is DreamBooth; the guard is off. Likeness: the yardstick's cosine to fresh images. A run that is there is
-not trained again.
+flow: the embedded base, which predicts v, is trained to predict flow; DIR/flow.png shows some drawings, a row of the table each.
+LoRA (rank 32 with convolutions, 2e-3, EMA 0.98, 4 images a step) but for flow, which is DreamBooth; the guard is off. Likeness:
+the yardstick's cosine to fresh images. A run that is there is not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from PIL import Image
 
 import tsuika
 from examples import draw, held_out_loss, model_with, result_of
@@ -154,6 +155,7 @@ def flow(out: Path, steps: int) -> None:
     result = trained(out, "flow-run", "dreambooth", **settings, **more)
     things = [thing.name for thing in world.KNOWN[::8]]
     rows: list[list[str | float]] = []
+    seen = []
     asked = {
         "base, drawn as what it predicts": lambda: tsuika.load("embedded"),
         "base, drawn as flow": lambda: tsuika.load("embedded", overrides=overrides("flow", "auto", 1)),
@@ -166,6 +168,8 @@ def flow(out: Path, steps: int) -> None:
         scores = [float(yardstick.thing_scores(row, thing).mean()) for row, thing in zip(drawings, things, strict=True)]
         white = [float(yardstick.background_scores(row, "white").mean()) for row in drawings]
         rows.append([name, model.prediction, float(np.mean(scores)), float(np.mean(white))])
+        seen.append(np.concatenate([one for row in drawings[:6] for one in row[:2]], axis=1))
+    Image.fromarray(np.concatenate(seen)).save(out / "flow.png")
     table(["", "prediction", "the thing", "the background"], rows)
 
 
