@@ -11,6 +11,7 @@ from pathlib import Path
 from tsuika import families
 from tsuika.core.events import Warned, note
 from tsuika.core.files import at_home
+from tsuika.core.given import fitting
 from tsuika.core.types import AS_STORED, Model, Overrides
 from tsuika.generation import pipeline
 from tsuika.training.device import DTYPES, pick_device, pick_precision
@@ -18,6 +19,7 @@ from tsuika.training.device import DTYPES, pick_device, pick_precision
 EMBEDDED = Path(str(files("tsuika.embedded"))) / "base"
 
 
+@fitting
 def load(
     base: str = "embedded",
     *,

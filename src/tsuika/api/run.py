@@ -8,6 +8,7 @@ run.result.artifacts
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +19,7 @@ from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from tsuika.api.display import Display, shown
+from tsuika.core import given
 from tsuika.core.errors import InterruptedRunError, StopRequested, outer_cause
 from tsuika.core.events import Event
 
@@ -178,7 +180,13 @@ def starts(function: Callable[P, Events[Result]]) -> Callable[P, Run[Result]]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
-        return Run(function.__name__, function(*args, **kwargs))
+        # A name that is no parameter is said at once.
+        inspect.signature(function).bind(*args, **kwargs)
+
+        def events() -> Events[Result]:
+            return (yield from given.fitting(function)(*args, **kwargs))
+
+        return Run(function.__name__, events())
 
     return call
 
@@ -190,7 +198,7 @@ def at_once(function: Callable[P, Result]) -> Callable[P, Run[Result]]:
     def call(*args: P.args, **kwargs: P.kwargs) -> Run[Result]:
         def events() -> Events[Result]:
             yield from ()
-            return function(*args, **kwargs)
+            return given.fitting(function)(*args, **kwargs)
 
         run = Run(function.__name__, events())
         deque(run, maxlen=0)

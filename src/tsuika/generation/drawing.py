@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_type_hints
 
+from tsuika.core import given
 from tsuika.core.errors import RecipeError
 from tsuika.core.sections import overrides
+from tsuika.core.texts import _
 from tsuika.core.types import Overrides
 from tsuika.methods import METHODS
 
@@ -18,7 +21,18 @@ FLAGS: Final = {method.flag: method.name for method in METHODS.values() if metho
 PREDICTIONS: Final = ("auto", "epsilon", "v", "flow")
 SWITCH: Final = ("auto", "on", "off")
 LARGEST_SEED = 2**64 - 1  # that torch's generators take
+NO_TEXT: Final = _("It is no text (UTF-8).")
 MOST_STEPS = 1000  # as many as the noise schedules of all bases have
+
+
+def is_text(text: str) -> bool:
+    """Whether it is whole characters: half of one comes from bytes of a command line that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Drawing)
 
 
 @dataclass(frozen=True)
@@ -82,14 +96,19 @@ class Drawing:
         return overrides(self.prediction, self.zero_terminal_snr, self.clip_skip)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be before anything is loaded. Raises RecipeError: RC002."""
+        """Refuse what cannot be before anything is loaded. Raises RecipeError: RC002, RC015."""
+        for name, kind in _kinds().items():
+            value = getattr(self, name)
+            value = getattr(Drawing, name, value) if value is None else value
+            object.__setattr__(self, name, given.named_fit(name, value, kind, "tsuika.Drawing"))
         for key, value, fits, why in (
+            ("prompt", self.prompt, is_text(self.prompt), NO_TEXT),
+            ("negative", self.negative, is_text(self.negative), NO_TEXT),
             ("seed", self.seed, 0 <= self.seed <= LARGEST_SEED, f"0 … {LARGEST_SEED}"),
             ("steps", self.steps, self.steps is None or 1 <= self.steps <= MOST_STEPS, f"1 … {MOST_STEPS}"),
             ("clip_skip", self.clip_skip, self.clip_skip >= 1, "1, 2, …"),
             ("prediction", self.prediction, self.prediction in PREDICTIONS, ", ".join(PREDICTIONS)),
             ("zero_terminal_snr", self.zero_terminal_snr, self.zero_terminal_snr in SWITCH, ", ".join(SWITCH)),
-            ("cfg", self.cfg, self.cfg is None or math.isfinite(self.cfg), "7, 1.5, …"),
         ):
             if not fits:
                 raise RecipeError("RC002", key=key, found=value, why=why)

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, no_such
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,9 +24,11 @@ def pick_device(requested: str) -> torch.device:
 
 
 def pick_precision(requested: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it, fp16 on older CUDA, else fp32."""
-    if requested != "auto":
+    """`auto` is bf16 where the hardware multiplies it, fp16 on older CUDA, else fp32. Raises RecipeError (RC002): none of these."""
+    if requested in DTYPES:
         return requested
+    if requested != "auto":
+        raise no_such("precision", requested, ("auto", *DTYPES))
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
