@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from babel.messages.pofile import read_po
 
-from tsuika.cli import labels, language, layout, screen
+from tsuika.cli import labels, language, layout, screen, usage
 from tsuika.cli.main import app
 from tsuika.core.texts import LOCALE, Text
 
@@ -20,6 +21,13 @@ def every_command() -> Iterator[tuple[str, ...]]:
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         yield from ((name, inner) for inner in getattr(command, "commands", ()))
         yield (name,)
+
+
+def found(command: tuple[str, ...]) -> Any:
+    one: Any = typer.main.get_command(app)
+    for name in command:
+        one = one.commands[name]
+    return one
 
 
 COMMANDS = [(), *every_command()]
@@ -54,10 +62,8 @@ def test_help_fits_the_terminal(command: tuple[str, ...], lang: str, capsys: pyt
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_help_is_in_the_catalogue(command: tuple[str, ...]) -> None:
-    found = typer.main.get_command(app)
-    for name in command:
-        found = found.commands[name]  # type: ignore[attr-defined]
-    texts = [found.help, *(one.help for one in found.params if "--help" not in one.opts)]  # type: ignore[attr-defined]
+    of = found(command)
+    texts = [of.help, *(one.help for one in of.params if "--help" not in one.opts)]
     with (LOCALE / "ja/LC_MESSAGES/tsuika.po").open("rb") as stream:
         known = {message.id for message in read_po(stream)}
     assert [text for text in texts if text not in known] == []
@@ -103,6 +109,31 @@ def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], capsys:
     """As where a variable of the shell is not set."""
     assert ended(*words) == 2
     assert capsys.readouterr().err.startswith("error[RC016] ")
+
+
+OPTIONS = [
+    (*command, option)
+    for command in every_command()
+    for option in found(command).params
+    if option.param_type_name == "option" and not option.is_flag
+]
+
+
+@pytest.mark.parametrize("words", OPTIONS, ids=lambda words: f"{' '.join(words[:-1])} {words[-1].opts[0]}")
+def test_no_option_takes_the_value_of_an_unset_variable(words: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--base "$BASE"` trained on the default, `--lora ""` was the current folder."""
+    *command, option = words
+    given = f"{option.opts[0]}="
+    if option.name in usage.MAY_BE_EMPTY:
+        assert option.opts[0] in ("--prompt", "--negative")
+        return
+    # What else is needed, so that this alone is wrong.
+    others = [one for one in found(tuple(command)).params if one.required and one is not option]
+    flags = [f"{one.opts[0]}=x" for one in others if one.param_type_name == "option"]
+    arguments = ["x" for one in others if one.param_type_name == "argument"]
+    assert ended(*command, *arguments, *flags, given) == 2
+    # RC015 of a number.
+    assert capsys.readouterr().err.startswith(("error[RC016]", "error[RC015]"))
 
 
 def test_a_file_of_events_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

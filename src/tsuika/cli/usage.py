@@ -32,6 +32,7 @@ _VALUES: Final[Mapping[str, Text]] = {
     "list": _("<text>"),
     "path": _("<path>"),
 }
+MAY_BE_EMPTY: Final = ("prompt", "negative", "key")
 _NAMES: Final = 30  # a longer name of an option has its help below it
 
 
@@ -46,17 +47,15 @@ class Command(_Helpful, typer.core.TyperCommand):
     """A command with help in the language in use."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As ever, but for an empty path (of an unset variable of the shell), which would be the current folder, and
-        numbers that are none. Raises RecipeError: RC015, RC016."""
+        """As ever, but for empty values (of an unset variable of the shell), which would be the current folder or the
+        default, and numbers that are none. Raises RecipeError: RC015, RC016."""
         given = self.make_parser(ctx).parse_args(args=[*args])[0]
         rest = super().parse_args(ctx, args)
         about: dict[str, Any] = {"do": f"{ctx.command_path} --help"}
         for one in self.get_params(ctx):
             raw, value = given.get(one.name), ctx.params.get(one.name)
-            if "" in (raw if isinstance(raw, list | tuple) else (raw,)):
-                values = value if isinstance(value, list | tuple) else (value,)
-                if any(isinstance(path, Path) for path in values):
-                    raise RecipeError("RC016", found=_name(one), **about)
+            if "" in (raw if isinstance(raw, list | tuple) else (raw,)) and one.name not in MAY_BE_EMPTY:
+                raise RecipeError("RC016", found=_name(one), **about)
             if isinstance(value, float) and not math.isfinite(value):
                 raise RecipeError("RC015", key=_name(one), found=value, why=_("Give a finite number."), **about)
         return rest
