@@ -255,7 +255,7 @@ def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: l
     text = tmp_path / "notes.txt"
     text.write_text("mine")
     for change in ({"seed": -1}, {"seed": 2**64}, {"steps": 0}, {"steps": 1001}, {"cfg": math.nan}):
-        with pytest.raises(RecipeError, match="RC002"):
+        with pytest.raises(RecipeError, match=r"RC002|RC015"):
             replace(A_CAT, **change)  # type: ignore[arg-type]
     for drawing, out, num in (
         (A_CAT, text, 1),
@@ -271,3 +271,22 @@ def test_numbers_and_places_that_cannot_be_load_nothing(tmp_path: Path, loads: l
             list(tsuika.grid(A_CAT, out, x=x))
     assert loads == []
     assert list(tmp_path.iterdir()) == [text]
+
+
+def test_an_axis_that_another_would_undo_is_refused(tmp_path: Path) -> None:
+    """The sheet was labelled with seeds that were not drawn."""
+    with pytest.raises(RecipeError, match="RC002"):
+        _ = tsuika.grid(A_CAT, tmp_path / "a.png", x="seed=1,2", y="seed=3,4").result
+    with pytest.raises(RecipeError, match="RC002"):
+        _ = tsuika.grid(A_CAT, tmp_path / "a.png", x="").result
+    two = tsuika.grid(A_CAT, tmp_path / "a.png", x="prompt=red,blue", y="prompt=cat,dog").result
+    assert len(two.cells) == 4
+
+
+def test_a_tag_that_does_nothing_is_said(folder: Path, tmp_path: Path) -> None:
+    for number, (prompt, negative) in enumerate([("a cat", "<lora:style:1>"), ("a cat <lora:style:1", "")]):
+        drawing = replace(A_CAT, prompt=prompt, negative=negative, artifacts=folder)
+        drawn = tsuika.generate(drawing, tmp_path / f"{number}.png").result
+        assert not drawn.combination.artifacts and [one.code for one in drawn.notes] == ["GN003"]
+    with pytest.raises(FormatError, match="FM004"):
+        _ = tsuika.generate(A_CAT, tmp_path / "a.png", artifacts=tmp_path / "nosuch").result

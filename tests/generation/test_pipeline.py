@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import diffusers
 import pytest
 import torch
 
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import ModelError, RecipeError
 from tsuika.core.events import Warned
 from tsuika.generation import pipeline
 from tsuika.generation.encode import encode
@@ -303,3 +304,16 @@ def test_an_edited_prompt_is_another_at_another_step(sd1: Any, monkeypatch: Any,
     monkeypatch.undo()
     both = pipeline.sample(sd1, ["[cat:dog:1.0]", "[dog:the red cat:0]"], **settings)
     torch.testing.assert_close(both, torch.cat(plain), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_image_that_is_not_finite_is_no_black_image(value: float) -> None:
+    pixels = torch.zeros(2, 3, 4, 4)
+    pixels[1, 2, 3, 0] = value
+    with pytest.raises(ModelError, match="GN010"):
+        to_images(pixels)
+
+
+def test_an_image_larger_than_pillow_opens_is_refused(sd1: Any) -> None:
+    with pytest.raises(RecipeError, match="RC002"):
+        check_size(sd1, (16384, 16384))

@@ -13,6 +13,16 @@ from tsuika.generation.prompt import Prompt, Tag, Weighted, parse, plan
 JAPANESE = "白い砂浜、夕焼け、ついか犬（正面）・高画質"
 
 
+@pytest.mark.parametrize("tag", ["<lora:cat:1", "< lora:cat:1>", "<lora:>", "<lora>", "<HYPERNET cat:1>"])
+def test_what_is_meant_as_a_tag_and_is_none_is_said(tag: str) -> None:
+    read = parse(f"a {tag}")
+    assert not read.tags and [one.strip() for one in read.ignored] == [tag]
+
+
+def test_other_angles_are_no_tags() -> None:
+    assert not parse("a cat <3, 1 < 2, <lorax tree").ignored
+
+
 def weights(prompt: Prompt) -> list[tuple[str, float]]:
     return [(part.text, pytest.approx(part.weight)) for section in prompt.sections for part in section]
 

@@ -20,8 +20,8 @@ from tsuika.api.run import Events, starts
 from tsuika.api.states import Files
 from tsuika.config import prompt_lines
 from tsuika.core import files
-from tsuika.core.errors import RecipeError
-from tsuika.core.events import Event, Phase, Progress, Warned
+from tsuika.core.errors import FormatError, RecipeError
+from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import at_home, sha256, split_strength
 from tsuika.core.safetensors import header_or_none
 from tsuika.core.texts import _, listed
@@ -264,6 +264,7 @@ class Renderer:
         """The artifacts of a drawing: by flag, by tag, by word.
 
         Raises:
+            FormatError: the folder to look in is not there (FM004).
             ModelError: a tag names none (MD006), or a name stands for several files (MD021).
         """
         flags = [
@@ -271,6 +272,8 @@ class Renderer:
             for flag, method in FLAGS.items()
             for text in getattr(drawing, flag)
         ]
+        if drawing.artifacts is not None and not drawing.artifacts.is_dir():
+            raise FormatError("FM004", where=drawing.artifacts)
         library, files = self._library(drawing.artifacts), Files()
         parsed = parse(drawing.prompt)
         flags += library.tagged(parsed.tags, files) if parsed.tags else []
@@ -279,10 +282,13 @@ class Renderer:
         if header := header_or_none(base) if base.is_file() else None:
             # A tuned model that is one file calls for its words as an artifact does.
             at_hand |= set(re.split(r"[\s,]+", header.metadata.get("modelspec.trigger_phrase", "")))
-        texts = [parsed.text, parse(drawing.negative).text]
+        negative = parse(drawing.negative)
+        for tag in negative.tags:
+            self._note(note("GN003", found=tag))
+        texts = [parsed.text, negative.text]
         requests = [*flags, *library.embeddings(texts, files, at_hand, self._note)]
         there = {name.casefold() for name in at_hand} | {one.called.casefold() for one in requests}
-        for name in (*parsed.words, *parse(drawing.negative).words):
+        for name in (*parsed.words, *negative.words):
             if name.casefold() not in there:
                 requests.append(library.embedding(name, files))
         for name, strength in drawing.strengths:

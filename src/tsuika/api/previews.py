@@ -13,7 +13,8 @@ from PIL import Image
 from tsuika.api.models import defaults_of
 from tsuika.config import Recipe, prompt_lines
 from tsuika.config.prompt_lines import PromptLine
-from tsuika.core.events import Previewed
+from tsuika.core.errors import ModelError
+from tsuika.core.events import Previewed, Warned, note
 from tsuika.core.texts import article
 from tsuika.core.types import Model
 from tsuika.data.manifest import Manifest
@@ -26,7 +27,7 @@ from tsuika.training.regularization_images import ClassRequest
 MOST_AT_ONCE: Final = 8  # images
 
 
-def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
+def draw(prepared: Prepared, step: int) -> Iterator[Previewed | Warned]:
     """Draw the recipe's previews into `samples/`, at fixed seeds; and some training captions, for the check on copying."""
     recipe, model = prepared.recipe, prepared.model
     settings, defaults = recipe.preview, defaults_of(model)
@@ -55,7 +56,12 @@ def draw(prepared: Prepared, step: int) -> Iterator[Previewed]:
         # Without gradients a step's images take less memory than in a step.
         at_once = min(MOST_AT_ONCE, max(how["num"], recipe.train.batch_size))
         pixels = pipeline.sample(model, texts, **how, defaults=defaults, batch_size=at_once)
-        images = iter(pipeline.to_images(pixels))
+        try:
+            images = iter(pipeline.to_images(pixels))
+        except ModelError as error:
+            # A preview is no reason to end a training, which has its own eye on the weights.
+            yield note(error.code)
+            continue
         for number, (called, line, num) in group:
             for seed, image in zip(range(how["seed"], how["seed"] + num), images, strict=False):
                 name = f"step-{step:06d}-{number:02d}-seed-{seed}.png"

@@ -12,7 +12,9 @@ from PIL import Image
 from tsuika.api.drawing import Renderer, as_drawing, check_strengths
 from tsuika.api.run import Events, starts
 from tsuika.core import files
+from tsuika.core.errors import RecipeError
 from tsuika.core.events import Event, Phase, Warned
+from tsuika.core.texts import _
 from tsuika.generation import axes, png_info
 from tsuika.generation.axes import Axis, parse_axis
 from tsuika.generation.drawing import Drawing
@@ -98,7 +100,12 @@ def grid(
         TsuikaError: an `out` that is there already (RC007), an axis or value that cannot be, and what `generate` raises.
     """
     drawing, out = as_drawing(drawing, settings), Path(out)
-    chosen = [axes.spread(parse_axis(text), drawing) for text in (x, y, z) if text]
+    # The first axis there has to be.
+    chosen = [axes.spread(parse_axis(text), drawing) for text in (x, *filter(None, (y, z)))]
+    # Of the others only the last one would be drawn, under the labels of both.
+    names = [(axis.name, axis.of) for axis in chosen if axis.name not in axes.ADDING]
+    if twice := next((name for name, of in names if names.count((name, of)) > 1), ""):
+        raise RecipeError("RC002", key="axis", found=twice, why=_("Each axis can be there once."))
     places = axes.order(chosen)
     plan = {place: _at(chosen, place, drawing) for place in places}
     only_sheet = out.suffix.lower() == ".png" and not out.is_dir()

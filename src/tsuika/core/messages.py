@@ -603,7 +603,8 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         "GN003": (
             "`{found}` in the prompt is not supported",
-            "Tags other than lora and hypernet are left out; AND is read as plain text.",
+            "A tag is written <lora:NAME:0.8>, in the prompt, not in the negative one; others than lora and hypernet are left"
+            " out. AND is read as plain text.",
         ),
         "GN004": (
             "Prompt weights are used without restoring the mean",
@@ -632,6 +633,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{artifact} is not used",
             "{why}.",
             "Move it out of the folders where names are looked up, or rename it.",
+        ),
+        "GN010": (
+            "The image holds values that are NaN or infinite, which would only be black",
+            "What was computed is larger than the number type can hold.",
+            "Take smaller strengths, weights of words and CFG scale; on a GPU, a VAE that does not overflow (--vae), or bf16.",
         ),
         "NW001": (
             "The Hugging Face Hub could not be reached, or refused access",

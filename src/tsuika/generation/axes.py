@@ -54,6 +54,10 @@ _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 _RANGE = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d+)\s*\])?")
 
 
+# Of these a second one goes on from what the first has put.
+ADDING: Final = ("prompt", "artifact")
+
+
 @dataclass(frozen=True)
 class Axis:
     name: str  # of KINDS
@@ -106,7 +110,7 @@ def parse_axis(text: str) -> Axis:
     name, _colon, of = name.strip().partition(":")
     name = name.strip().lower()
     if name not in KINDS:
-        raise misspelt("axis", name, KINDS)
+        raise misspelt("axis", name, KINDS) if name else _wrong("axis", text, "seed=1,2,3; cfg=1-10 [5]")
     if of and name != "strength":
         why = _("Only strength can be of one artifact: strength:NAME=0,0.5,1")
         raise _wrong("axis", text, why)

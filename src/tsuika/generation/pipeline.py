@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika.core.errors import RecipeError, misspelt
+from tsuika.core.errors import ModelError, RecipeError, misspelt
 from tsuika.core.events import Warn, note
+from tsuika.core.finite import is_finite
 from tsuika.core.texts import _
 from tsuika.core.types import Conditioning, Model
 from tsuika.generation.encode import encode
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
 Planned = tuple[tuple[int, Conditioning], ...]  # (last step, conditioning) of every stretch of steps
+MOST_PIXELS = 178_956_970  # that Pillow opens: twice its MAX_IMAGE_PIXELS
 BATCH = 4  # images that are drawn at once
 
 
@@ -98,8 +100,11 @@ def defaults_for(model: Model, folder: Path | None = None) -> Defaults:
 
 def check_size(model: Model, size_px: tuple[int, int]) -> None:
     """Raises RecipeError (RC002) where sides in px are no multiples of what the model can draw, with the nearest size
-    that works, or longer than it can."""
+    that works, or longer than it can, or than an image file can be."""
     step, longest = model.size_step_px, model.size_limit_px
+    if math.prod(size_px) > MOST_PIXELS:
+        why = _("It has more than {most} pixels, and few programs would open it.", most=f"{MOST_PIXELS:,}")
+        raise RecipeError("RC002", key="size", found="x".join(map(str, size_px)), why=why)
     if longest is not None and max(size_px) > longest:
         why = _("The longest side that this base model can draw is {longest} px.", longest=longest)
         raise RecipeError("RC002", key="size", found="x".join(map(str, size_px)), why=why)
@@ -302,8 +307,11 @@ def _guided(
 
 
 def to_images(pixels_B3HW: Tensor) -> list[Image]:
-    """Pixels in -1..1 as 8-bit RGB images."""
+    """Pixels in -1..1 as 8-bit RGB images. Raises ModelError (GN010): a value is not finite, and would be black."""
     from PIL import Image
+
+    if not is_finite(pixels_B3HW):
+        raise ModelError("GN010")
 
     bytes_BHW3 = ((pixels_B3HW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in bytes_BHW3]

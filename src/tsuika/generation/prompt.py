@@ -24,6 +24,8 @@ TAGS: Final[dict[str, Method]] = {method.tag: method for method in METHODS.value
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _TOKEN = re.compile(rf"\\[()\[\]\\]|:\s*({_NUMBER})\s*\)|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
+# What is meant as a tag and is none: never closed, without a name, or with a space after the bracket.
+_BROKEN_TAG = re.compile(rf"<\s*(?:{'|'.join(TAGS)})\b[^<>]*(?:>|$)", re.IGNORECASE)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 # ComfyUI's spelling of a new word: `embedding:NAME`, with a folder before and a file's ending behind it or without.
@@ -102,7 +104,7 @@ def parse(source: str) -> Prompt:
         return words[-1]
 
     text = _NAMED.sub(name, _TAG.sub(take, source))
-    ignored += [match[0] for match in _AND.finditer(text)]
+    ignored += [match[0] for kind in (_BROKEN_TAG, _AND) for match in kind.finditer(text)]
     return Prompt(source, tuple(map(tuple, _sections(_weigh(text)))), tuple(tags), tuple(words), tuple(ignored))
 
 

@@ -44,7 +44,7 @@ from tsuika.training.prepared import Images, Inputs, Prepared
 from tsuika.training.regularization_images import Draw, Encode
 
 # Images of the model as it stands after a step, written into the run folder.
-Preview = Callable[[Prepared, int], Iterator[Previewed]]
+Preview = Callable[[Prepared, int], Iterator[Previewed | Warned]]
 
 
 @dataclass(frozen=True)
