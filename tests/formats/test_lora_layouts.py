@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tsuika.core.errors import FormatError, ModelError
 from tsuika.core.types import Artifact, canonical
 from tsuika.diffusion import adapters
-from tsuika.formats import bundled, find, layouts
+from tsuika.formats import bundled, find, for_method, layouts
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
@@ -257,6 +257,33 @@ def test_magnitudes_that_fit_no_side_are_refused(shape: tuple[int, ...], tmp_pat
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     with pytest.raises(ModelError, match="MD003"):
         read(factors(key) | {f"{key}.dora_scale": torch.ones(shape)}, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_factors_that_are_no_decimal_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of quantized files without their scales; the imaginary part of others was dropped."""
+    layer = f"lora_unet_{LAYER.replace('.', '_')}"
+    tensors = factors(layer, width=768) | {f"{layer}.alpha": torch.tensor(4, dtype=torch.int64)}
+    assert read(dict(tensors), tmp_path / "a.safetensors").tensors
+    tensors[f"{layer}.lora_up.weight"] = tensors[f"{layer}.lora_up.weight"].to(dtype)
+    with pytest.raises(ModelError, match="MD003"):
+        read(tensors, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("alpha", [0.0, -2.0])
+def test_an_alpha_that_peft_does_not_take_goes_into_the_factors(alpha: float, tmp_path: Path) -> None:
+    """Its header was refused when the new file was read back, as if that were damaged."""
+    layer = f"lora_unet_{LAYER.replace('.', '_')}"
+    plain = factors(layer, width=768)
+    artifact = read(plain | {f"{layer}.alpha": torch.tensor(alpha)}, tmp_path / "a.safetensors")
+    layouts_of = {one.name: one for one in for_method("lora")}
+    layouts_of["diffusers"].write(artifact, tmp_path / "b.safetensors", dtype=torch.float32)
+    written = load_file(tmp_path / "b.safetensors")
+    (down,) = (one for name, one in written.items() if "lora_A" in name)
+    (up,) = (one for name, one in written.items() if "lora_B" in name)
+    wanted = alpha / 4 * plain[f"{layer}.lora_up.weight"] @ plain[f"{layer}.lora_down.weight"]
+    torch.testing.assert_close(up @ down, wanted)
+    assert find(tmp_path / "b.safetensors").read(tmp_path / "b.safetensors").tensors
 
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, 1e30])

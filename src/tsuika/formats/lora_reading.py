@@ -257,6 +257,9 @@ def _whole(path: Path, layer: str, parts: adapters.Parts) -> dict[str, Tensor]:
         made["alpha"] = parts["alpha"].reshape(())
         if adapters.inner_factor(parts) is not None:
             finite.check_alpha(path, f"{layer}.alpha", float(parts["alpha"]))
+    if wrong := next((name for name, one in parts.items() if name != "alpha" and not one.is_floating_point()), ""):
+        number = str(parts[wrong].dtype).removeprefix("torch.")
+        raise damaged(path, _("`{name}` of the number type {dtype}", name=f"{layer}.{wrong}", dtype=number))
     shape = adapters.implied_shape(parts)
     if shape is not None and not all(shape):
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in parts.items())

@@ -70,9 +70,12 @@ class PeftLora(lora_reading.LoraFile):
             there = component
             if row is not None and component == "unet":
                 there = row.network.part
-            if row is not None and row.network.joins_streams:
-                # ComfyUI reads these files, too, and not the header: the scale must be in the factors.
-                layers = {path: _unscaled(parts) for path, parts in layers.items()}
+            # ComfyUI reads SD3's files, too, and not the header: the scale must be in the factors. PEFT takes no alpha below 1.
+            joins = row is not None and row.network.joins_streams
+            layers = {
+                path: _unscaled(parts) if joins or adapters.scale_of(parts) <= 0 else parts
+                for path, parts in layers.items()
+            }
             if row is not None and component in row.facts.text_encoders and row.tower(component).is_t5:
                 why = _("diffusers loads no LoRA of T5.")
                 raise FormatError("FM002", format=self.name, why=why, do=_USE_KOHYA)
