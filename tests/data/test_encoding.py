@@ -55,3 +55,15 @@ def test_neighbours_of_another_encoding_change_nothing() -> None:
 def test_what_is_no_text_is_not_guessed(content: bytes) -> None:
     with pytest.raises(ValueError, match="it "):
         decode(content)
+
+
+@pytest.mark.parametrize("text", ["a zuzu\0cat", "\0a cat x", "red, blue\0\0 hat"])
+def test_a_stray_zero_does_not_make_chinese_of_english(text: str) -> None:
+    with pytest.raises(ValueError, match="zeros"):
+        decode(text.encode())
+
+
+@pytest.mark.parametrize("text", ["漢字 a", "二匹の猫 cat", "девочка a"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_with_plain_letters_in_it_is_read(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding)) == (text, encoding)

@@ -151,7 +151,7 @@ def _facts(report: Report) -> Iterator[Text]:
     large = listed(f"{side} px: {count}/{usable}" for side, count in report.large_enough.items())
     yield _("Large enough without enlarging: {large}", large=large)
     if report.captions.from_files:
-        yield from _captions(report.captions)
+        yield from _captions(report.captions, usable)
     if usable >= 4:
         spreads = {name: spread_word(getattr(variety, name)) for name in ("palette", "composition", "light")}
         yield _(
@@ -167,7 +167,7 @@ def _facts(report: Report) -> Iterator[Text]:
         yield _("Not judged: {reasons}", reasons=listed(NOT_JUDGED[key] for key in report.not_judged))
 
 
-def _captions(captions: Captions) -> Iterator[Text]:
+def _captions(captions: Captions, usable: int) -> Iterator[Text]:
     counts = {"count": captions.from_files, "different": captions.different}
     if captions.tokenizer:
         counts["longest"] = captions.longest_tokens
@@ -177,7 +177,7 @@ def _captions(captions: Captions) -> Iterator[Text]:
     if common := [f"{tag} ({count})" for tag, count in captions.tags.items() if count > 1][:TAGS_SHOWN]:
         yield _("Most frequent tags and phrases: {tags}", tags=listed(common))
     if captions.trigger:
-        found = {"trigger": captions.trigger, "found": captions.with_trigger, "count": captions.from_files}
+        found = {"trigger": captions.trigger, "found": captions.with_trigger, "count": usable}
         yield _("Trigger word `{trigger}`: in {found} of {count} captions", **found)
     else:
         yield _("Trigger word: none given (with --trigger it is looked for)")

@@ -35,6 +35,8 @@ _OTHERS: Final = ("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "c
 _MOST_ODD: Final = 0.29  # share of characters that do not fit; above it a reading is not plausible
 # Unicode categories: controls, private use, unassigned, surrogates.
 _NO_TEXT: Final = frozenset({"Cc", "Co", "Cn", "Cs"})
+_LETTERS: Final = re.compile(rb"[\0\t\n\r ',.\-\w]*")
+_HAN: Final = re.compile("[\0-\x7f\u4e00-\u7eff]*[\u4e00-\u7eff][\0-\x7f\u4e00-\u7eff]*")
 _LEAST_LETTERS: Final = 4  # beyond ASCII, for a guess between alphabets
 _POOLED_BYTES: Final = 1 << 16
 
@@ -90,7 +92,8 @@ def _wide(content: bytes) -> tuple[str, str] | None:
         if len(content) % unit or sum(zeros) != sum(zeros[place] for place in places):
             continue
         text = _decoded(content, encoding)
-        if text is not None and "\0" not in text:
+        # Pairs of plain letters make Chinese characters: that is text with a stray zero.
+        if text is not None and "\0" not in text and not (_LETTERS.fullmatch(content) and _HAN.fullmatch(text)):
             odd = _oddness(text, encoding) if not text.isascii() else 0.0
             if min(odd, _odd_letters(text)) <= _MOST_ODD:
                 return text, encoding
