@@ -512,3 +512,19 @@ def test_loras_in_eight_bits_are_merged(models, dtype, tmp_path) -> None:
     assert_same(deltas(tmp_path / "b.safetensors"), expected)
     assert tsuika.inspect(tmp_path / "a.safetensors").result.kind == "lora"
     assert tsuika.resize(tmp_path / "a.safetensors", tmp_path / "c.safetensors", rank=1).result.ranks == (1, 1)
+
+
+def test_what_would_have_no_effect_is_said(tmp_path: Path) -> None:
+    # Said before it is read.
+    lora_file, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    lora_file.touch()
+    for run, key in (
+        (lambda: tsuika.merge(lora_file, out, tokenizer="x"), "tokenizer"),
+        (lambda: tsuika.merge(lora_file, out, into="x", rank=4), "rank"),
+        (lambda: tsuika.merge(lora_file, out, rank=0), "rank"),
+        (lambda: tsuika.resize(lora_file, out, rank=-1), "rank"),
+        (lambda: tsuika.convert(lora_file, "kohya", out, rank=4), "rank"),
+    ):
+        with pytest.raises(RecipeError, match=f"RC002.*`{key}`"):
+            _ = run().result
+    assert not out.exists()

@@ -16,7 +16,7 @@ from tsuika.api.models import EMBEDDED, load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
 from tsuika.core import files, finite, safetensors
-from tsuika.core.errors import FormatError, ModelError
+from tsuika.core.errors import FormatError, ModelError, check_least, needs
 from tsuika.core.events import Event, Phase, Warned, note
 from tsuika.core.files import at_home, sha256
 from tsuika.core.texts import _
@@ -84,10 +84,13 @@ def convert(
     Raises:
         FormatError: the target cannot hold it, or not without loss (FM002); not there (FM004).
         ModelError: damaged (MD003), a pickle with code in it (MD005), of no known kind (MD002).
-        RecipeError: `out` exists (RC007).
+        RecipeError: `out` exists (RC007), `rank` without `lossy` (RC002).
     """
     if not file.exists():
         raise FormatError("FM004", where=file)
+    check_least("rank", rank)
+    if rank != PLAIN_RANK and not lossy:
+        raise needs("rank", rank, "--lossy")
     bases = [at_home(base)] if base else []
     if formats.is_artifact(file):
         source = formats.find(file)

@@ -15,7 +15,7 @@ from tsuika.api.models import load
 from tsuika.api.run import starts
 from tsuika.api.writing import ModelFile
 from tsuika.core import kinds
-from tsuika.core.errors import ModelError, RecipeError
+from tsuika.core.errors import ModelError, RecipeError, check_least, needs
 from tsuika.core.events import Event, Phase
 from tsuika.core.files import at_home, check_out, split_strength
 from tsuika.core.texts import Text, _
@@ -132,12 +132,17 @@ def merge(
     Raises:
         ModelError: LoRAs of different families, or of another than the base (MD004).
         FormatError: no LoRA (MD002), or one that is no sum (FM005).
-        RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into` (RC005).
+        RecipeError: `out` exists or is one of the files read (RC007), `rank` with `into`, `tokenizer` without (RC002).
     """
     parsed = [split_strength(text) for text in files]
     if not parsed:
         do = "tsuika merge A.safetensors:0.8 B.safetensors --out C.safetensors"
         raise RecipeError("RC005", found=_("A LoRA file"), do=do)
+    check_least("rank", rank)
+    if into and rank is not None:
+        raise RecipeError("RC002", key="rank", found=rank, why=_("The weights of a base model have none."))
+    if tokenizer and not into:
+        raise needs("tokenizer", tokenizer, "--into")
     target = _target(out)
     bases = [at_home(into)] if into else []
     check = writing.free_model if into else check_out
@@ -208,6 +213,7 @@ def resize(
         FormatError: no LoRA (MD002), or DoRA (FM005).
         RecipeError: neither rank nor energy (RC005), an energy out of range (RC002), `out` exists (RC007).
     """
+    check_least("rank", rank)
     if rank is None and energy is None:
         raise RecipeError("RC005", found=_("--rank or --energy"), do=f"tsuika resize {file} --rank 8 --out {out}")
     if energy is not None and not 0 < energy <= 1:

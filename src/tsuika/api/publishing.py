@@ -17,7 +17,7 @@ from tsuika.api.exporting import MAIN, FinishedRun, finished, plain_image, shown
 from tsuika.api.image_set import link_or_copy
 from tsuika.api.run import Events, JsonResult, starts
 from tsuika.core import files, kept
-from tsuika.core.errors import InterruptedRunError, NetworkError, RecipeError, TsuikaError, no_such, outer_cause
+from tsuika.core.errors import InterruptedRunError, NetworkError, RecipeError, TsuikaError, needs, no_such, outer_cause
 from tsuika.core.events import Phase
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import copy_without, header_or_none
@@ -117,6 +117,9 @@ def publish(
     """
     folder, lang = RunDir(Path(run)), language or "en"
     ended = finished(folder, which)
+    for key, given in (("private", private), ("overwrite", overwrite)):
+        if given and not to:
+            raise needs(key, given, "--to")
     if not to and out is None:
         raise RecipeError("RC005", found=_("--to or --out"), do="tsuika publish RUN --to USER/NAME")
     for flag, name in (("--to", to), ("--base", base)):

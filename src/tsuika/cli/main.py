@@ -184,7 +184,11 @@ def settings(
 ) -> None:
     """`tsuika settings`."""
     from tsuika.cli import settings_page
+    from tsuika.config import settings as known
+    from tsuika.core.errors import misspelt
 
+    if not any(key in one.key for one in known()):
+        raise misspelt("KEY", key, [one.key for one in known()])
     write = settings_page.markdown if markdown else settings_page.table
     screen.print_out(write(language.current(), key))
 

@@ -183,6 +183,17 @@ def no_such(key: str, found: object, known: Iterable[str], *, where: object = ""
     return RecipeError("RC002", where=where, key=key, found=found, why=why)
 
 
+def check_least(key: str, value: int | None, least: int = 1) -> None:
+    """Raises RecipeError: RC002, a number is given that is smaller."""
+    if value is not None and value < least:
+        raise RecipeError("RC002", key=key, found=value, why=f"≥ {least}")
+
+
+def needs(key: str, found: object, other: str) -> RecipeError:
+    """The error if a setting was given that does nothing without another one."""
+    return RecipeError("RC002", key=key, found=found, why=_("It has an effect only with `{other}`.", other=other))
+
+
 def misspelt(key: str, found: str, known: Iterable[str]) -> RecipeError:
     """As `no_such`, with the most similar name first."""
     names = [*known]
