@@ -40,7 +40,7 @@ ARMS: Final = {
     "mask": {"data.masks": "auto"},
     "mask, outside 0.1": {"data.masks": "auto", "data.mask_outside": 0.1},
 }
-CLUTTER: Final = ("apple", "frog", "strawberry", "cat", "lemon", "rose")
+CLUTTER: Final = ("apple", "frog", "strawberry", "cat", "banana", "rose")
 PROMPTS: Final = tuple(prompt for prompt in mascot.TEST_PROMPTS if prompt.mascot and not prompt.companion)
 
 Pixels = NDArray[np.uint8]
