@@ -701,7 +701,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         "VA006": (
             "{vae} washes colours out",
-            "The originals' chroma falls to {chroma}%, their range from dark to light to {range}%.",
+            "Chroma becomes {chroma}% of the originals', the range from dark to light {range}%.",
             "Use another VAE.",
         ),
         "VA007": (
