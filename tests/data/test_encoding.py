@@ -63,7 +63,9 @@ def test_a_stray_zero_does_not_make_chinese_of_english(text: str) -> None:
         decode(text.encode())
 
 
-@pytest.mark.parametrize("text", ["漢字 a", "二匹の猫 cat", "девочка a"])
+@pytest.mark.parametrize(
+    "text", ["漢字 a", "二匹の猫 cat", "девочка a", "一匹の猫", "一人の女の子, smile", "最初の言葉", "赤い\u3000帽子"]
+)
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_with_plain_letters_in_it_is_read(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding)) == (text, encoding)

@@ -18,11 +18,8 @@ _MARKS: Final = (
     *((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32")),
     *((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")),
 )
-# Encoding, bytes of a character, which of them are zero in ASCII.
-_WIDE: Final = (
-    *(("utf-32-le", 4, (1, 2, 3)), ("utf-32-be", 4, (0, 1, 2))),
-    *(("utf-16-le", 2, (1,)), ("utf-16-be", 2, (0,))),
-)
+# Encoding, bytes of a character.
+_WIDE: Final = (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2))
 # In order of preference among equals.
 _TRIED: Final = ("cp932", "euc_jp", "cp949", "gb18030", "big5", "cp1252", "utf-16-le", "utf-16-be")
 # Lead bytes of the characters in common use: KS X 1001 Hangul, GB 2312 level 1, Big5 level 1, JIS X 0208 level 1.
@@ -86,18 +83,21 @@ def _certain(content: bytes) -> tuple[str, str] | None:
 
 
 def _wide(content: bytes) -> tuple[str, str] | None:
-    """UTF-16 or UTF-32 without a mark: zeros at every second or fourth byte, of the letters and spaces that are ASCII."""
-    for encoding, unit, places in _WIDE:
-        zeros = [content[place::unit].count(0) for place in range(unit)]
-        if len(content) % unit or sum(zeros) != sum(zeros[place] for place in places):
-            continue
-        text = _decoded(content, encoding)
+    """UTF-16 or UTF-32 without a mark: zeros at every second or fourth byte, of the letters and spaces that are ASCII, and
+    in the other byte of the wide space and of 1 in 256 kanji."""
+    found: list[tuple[float, str, str]] = []
+    for encoding, unit in _WIDE:
+        text = _decoded(content, encoding) if len(content) % unit == 0 else None
         # Pairs of plain letters make Chinese characters: that is text with a stray zero.
-        if text is not None and "\0" not in text and not (_LETTERS.fullmatch(content) and _HAN.fullmatch(text)):
-            odd = _oddness(text, encoding) if not text.isascii() else 0.0
-            if min(odd, _odd_letters(text)) <= _MOST_ODD:
-                return text, encoding
-    return None
+        if text is None or "\0" in text or (_LETTERS.fullmatch(content) and _HAN.fullmatch(text)):
+            continue
+        if any(_odd_eastern(text, place, "utf-16") for place, sign in enumerate(text) if not ord(sign) % 256):
+            continue
+        # Of an alphabet the letters tell; of characters that any two bytes make, how common they are.
+        odd = _oddness(text, encoding) if max(text) >= "\u2e80" else _odd_letters(text)
+        found.append((odd, text, encoding))
+    best = min(found, key=lambda one: one[0], default=None)
+    return best[1:] if best and best[0] <= _MOST_ODD else None
 
 
 def _decoded(content: bytes, encoding: str) -> str | None:
