@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,13 @@ def test_regularization_images_named_by_the_recipe_are_no_subjects(tmp_path: Pat
     manifest = scan(tmp_path, Data(reg_images=str(tmp_path / "others")))
     assert [sample.name for sample in manifest.samples] == ["a.png"]
     assert aside(manifest) == {"others/b.png": "regularization"} and not manifest.regularization
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders")
+def test_a_caption_that_is_no_file_is_said(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png", "c.png")
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "b.txt").mkdir()
+    (tmp_path / "c.txt").symlink_to("/dev/zero")
+    manifest = scan(tmp_path, Data(trigger="sks"))
+    assert noted(manifest, "caption-unreadable") == ["a.png", "b.png", "c.png"]

@@ -346,3 +346,19 @@ def test_a_separator_that_separates_nothing_of_its_own_is_refused(separator: str
     with pytest.raises(RecipeError) as refused:
         build({"data": {"keep_separator": "|||", "secondary_separator": separator}})
     assert refused.value.code == "RC002" and "keep_separator" in str(refused.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+def test_a_name_stands_in_one_line(tmp_path: Path) -> None:
+    draw(tmp_path / "a\nb\x1b[31m.png")
+    (sample,) = scan(tmp_path, CONFIG).samples
+    assert sample.name == r"a\u000ab\u001b[31m.png" and sample.path.exists()
+
+
+def test_every_cause_of_a_group_is_said(tmp_path: Path) -> None:
+    """Of images of one kind that cannot be used only the first one's cause was told."""
+    draw(tmp_path / "a.png")
+    for name in ("b.svg", "c.psd", "d.psd"):
+        (tmp_path / name).write_text("x")
+    (remark,) = scan(tmp_path, CONFIG).remarks()
+    assert all(remark.message.count(f"{suffix} files") == 1 for suffix in (".svg", ".psd"))

@@ -7,7 +7,7 @@ import gettext
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 DOMAIN: Final = "tsuika"
@@ -86,13 +86,23 @@ def article(words: str) -> str:
 
 
 def limited(value: object, most: int = 300) -> object:
-    """A value for a message: texts that come from outside are cut where they are longer, at any depth."""
+    """A value for a message, a path in one line; texts that come from outside are cut where they are longer, at any depth."""
     if isinstance(value, Text):
         params = None if value.params is None else {name: limited(one, most) for name, one in value.params.items()}
         return Text(value.msgid, params, value.plural, value.number)
+    if isinstance(value, PurePath):
+        return one_line(str(value))
     if isinstance(value, str):
         return value if len(value) <= most else f"{value[: most - 60]} ... {value[-50:]}"
     return limited(str(value), most) if isinstance(value, list | tuple | dict | set | bytes | BaseException) else value
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(name: str) -> str:
+    """The name of a file, which may hold even the end of a line, as it can stand within one."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
 
 
 def in_language(value: object, lang: str) -> object:

@@ -275,6 +275,8 @@ def _parsed(text: str) -> Any:
 
 
 def _content(path: Path, most: int) -> bytes:
+    if not path.is_file():
+        raise ValueError(_("it is a folder, a pipe or a device"))
     if (size := path.stat().st_size) > most:
         raise ValueError(_("{size} MB are too many for captions", size=round(size / 1e6)))
     return path.read_bytes()

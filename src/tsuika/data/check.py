@@ -31,6 +31,7 @@ from tsuika.data.check_report import (
     Report,
     Variety,
     in_order,
+    of_rows,
 )
 from tsuika.data.folder import natural_key
 from tsuika.data.image import Opened
@@ -188,14 +189,14 @@ def _of_files(manifest: Manifest) -> list[Finding]:
         found.append(Finding(code, "unusable", (), {"left": len(left_out)}))
     for reason, _count in Counter(left.reason for left in left_out).most_common():
         group = [left for left in left_out if left.reason == reason]
-        found.append(Finding(reason, "unusable", tuple(left.name for left in group), {"words": group[0].words}))
+        found.append(of_rows(reason, "unusable", group))
     if tails := tuple(sample.name for sample in manifest.samples if _has_empty_tail(sample.path)):
         found.append(Finding("empty-tail", "look", tails))
     for reason in dict.fromkeys(left.reason for left in manifest.aside):
         found.append(Finding(reason, "note", tuple(left.name for left in manifest.aside if left.reason == reason)))
     for code in _NOTED:
         if notes := [note for note in manifest.notes if note.code == code]:
-            found.append(Finding(code, "note", tuple(note.name for note in notes), {"words": notes[0].words}))
+            found.append(of_rows(code, "note", notes))
     return found
 
 
@@ -206,7 +207,7 @@ def _of_masks(manifest: Manifest, asked: bool) -> list[Finding]:
     for code in _OF_MASKS:
         notes = [note for note in manifest.notes if note.code == code]
         if notes and (masked or asked or code != "mask-none"):
-            found.append(Finding(code, "look", tuple(note.name for note in notes), {"words": notes[0].words}))
+            found.append(of_rows(code, "look", notes))
     return found
 
 

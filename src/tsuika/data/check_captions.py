@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tsuika.core.sections import Data
-from tsuika.core.texts import listed
 from tsuika.data import caption
-from tsuika.data.check_report import Captions, Finding, Level
+from tsuika.data.check_report import Captions, Finding, Level, of_rows
 from tsuika.data.manifest import Manifest, Sample
 
 Tokenize = Callable[[str], Sequence[str]]  # a text's pieces, start and end not among them
@@ -79,10 +78,8 @@ def _read_oddly(manifest: Manifest) -> list[Finding]:
     look, found = ("caption-unreadable", "caption-orphan", "caption-not-read", "caption-encoding"), []
     for code in (*look, "caption-both", "caption-lines"):
         if notes := [note for note in manifest.notes if note.code == code]:
-            # What was read is shown, so that a person can tell whether it is right.
-            shown = [note.words for note in notes][: SHOWN if code == "caption-encoding" else 1]
             level: Level = "look" if code in look else "note"
-            found.append(Finding(code, level, tuple(note.name for note in notes), {"words": listed(shown)}))
+            found.append(of_rows(code, level, notes, SHOWN))
     wild = tuple(s.name for s in manifest.samples if any(_WILDCARD.search(text) for text in s.captions))
     return found + ([Finding("caption-wildcard", "note", wild)] if wild else [])
 

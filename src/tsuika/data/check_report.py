@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from tsuika.core.events import Event
 from tsuika.core.texts import Text, _, _n
 from tsuika.data.faults import FAULTS
-from tsuika.data.manifest import CaptionSource
+from tsuika.data.manifest import SHOWN, CaptionSource, LeftOut, Note, particulars
 from tsuika.pages import in_languages
 
 # unusable: training leaves it out. look: a person should look. note: for information, nothing need be done.
@@ -56,6 +56,13 @@ class FoundSoFar(Event):
     """Findings, as in a report's JSON, of the images that are read by now; they are judged against these alone."""
 
     findings: tuple[Mapping[str, Any], ...]
+
+
+def of_rows(code: str, level: Level, rows: Sequence[LeftOut | Note], most: int = SHOWN) -> Finding:
+    """The finding of files that have the same fault, with the first few particulars."""
+    return Finding(
+        code, level, tuple(row.name for row in rows), {"words": particulars((row.words for row in rows), most)}
+    )
 
 
 @dataclass(frozen=True)

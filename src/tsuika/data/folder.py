@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
 
-from tsuika.core.texts import _
+from tsuika.core.texts import _, one_line
 from tsuika.data.image import sniff
 from tsuika.data.manifest import LeftOut, Note
 
@@ -29,6 +29,7 @@ TEXTS: Final = frozenset(
     {".txt", ".caption", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".tags", ".cap", ".wd14"}
     | {".yaml", ".yml", ".xml", ".xmp", ".text", ".xlsx", ".xls", ".ods", ".docx", ".rtf"}
 )
+CAPTIONS: Final = frozenset({".txt", ".caption"})
 WEIGHTS: Final = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
 # With images inside that nobody looks for there.
 NOT_READ: Final = frozenset(
@@ -159,6 +160,8 @@ def _sort(
             continue
         if is_folder:
             inner.append((path, name))
+            if suffix in CAPTIONS:
+                found.texts.append(File(path, name))
         elif entry.is_symlink() and not path.exists():
             found.left_out.append(LeftOut(path, "unreadable", _("It is a link to nothing."), name))
         elif suffix in FOREIGN:
@@ -171,8 +174,10 @@ def _sort(
                 found.images.append(ImageFile(path, name, repeats, words))
         elif suffix in NOT_READ:
             found.notes.append(Note(name, "not-read", path.suffix))
-        elif suffix in TEXTS | WEIGHTS and entry.is_file():
-            (found.texts if suffix in TEXTS else found.weights).append(File(path, name))
+        elif suffix in TEXTS:
+            found.texts.append(File(path, name))
+        elif suffix in WEIGHTS and entry.is_file():
+            found.weights.append(File(path, name))
     return inner
 
 
@@ -192,8 +197,8 @@ def _own_name(name: str, taken: set[str]) -> str:
 
 
 def _for_people(name: str) -> str:
-    """NFC, and bytes that are no UTF-8 replaced."""
-    return composed(os.fsencode(name).decode("utf-8", "replace"))
+    """NFC, in one line, and bytes that are no UTF-8 replaced."""
+    return one_line(composed(os.fsencode(name).decode("utf-8", "replace")))
 
 
 def _passed_over(name: str, inside: set[str]) -> tuple[str, str] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -109,10 +110,7 @@ class Manifest:
         ):
             for code in dict.fromkeys(row.code for row in rows):
                 alike = [row for row in rows if row.code == code]
-                words = alike[0].words
-                # Sentences stand alone, particulars in a row.
-                if not words.endswith("."):
-                    words = listed(list(dict.fromkeys(row.words for row in alike))[:SHOWN])
+                words = particulars(row.words for row in alike)
                 about: dict[str, object] = {"name": alike[0].name, "reason": FAULTS[code].what, "words": words}
                 if len(alike) > 1:
                     names = some([row.name for row in alike])
@@ -170,6 +168,14 @@ def _plain(sample: Sample) -> dict[str, Any]:
 def _sample(row: Mapping[str, Any]) -> Sample:
     paths = {"path": Path(row["path"]), "mask": Path(row["mask"]) if row.get("mask") else None}
     return Sample(**{**row, **paths, "alternatives": tuple(row.get("alternatives", ()))})
+
+
+def particulars(words: Iterable[str], most: int = SHOWN) -> str:
+    """What is said of several files of one kind: the first few that differ, sentences behind each other."""
+    first, *others = [*dict.fromkeys(words)][:most] or [""]
+    if not first.endswith("."):
+        return listed([first, *others])
+    return reduce(lambda said, more: Text("{said} {more}", {"said": said, "more": more}), others, first)
 
 
 def some(names: Sequence[str]) -> str:
