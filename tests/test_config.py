@@ -168,3 +168,40 @@ def test_defaults_of_the_embedded_base_do_not_contradict_what_is_given() -> None
     for more, conv in (({}, True), ({"start": "a.safetensors"}, False), ({"targets": "attention"}, False)):
         given = {f"method.{key}": value for key, value in more.items()}
         assert Recipe.of("lora", settings=given).method.model_dump()["conv"] is conv
+
+
+@pytest.mark.parametrize("key", ["nope", "train.nope", "xyz.abc"])
+def test_where_nothing_is_near_nothing_is_proposed(key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        config.build(config.override({}, {key: 1}))
+    assert caught.value.part("do") == "All settings: tsuika settings"
+
+
+@pytest.mark.parametrize("word", ["  ", "a\nb", "a\x07", "\u3000"])
+@pytest.mark.parametrize("key", ["data.trigger", "data.class_word"])
+def test_a_word_is_one_line_and_more_than_spaces(key: str, word: str) -> None:
+    with pytest.raises(RecipeError, match="RC002"):
+        config.build(config.override({}, {key: word}))
+
+
+def test_a_hypernetwork_has_widths_that_its_files_can_have() -> None:
+    with pytest.raises(RecipeError, match="RC002"):
+        config.build({"method": {"name": "hypernetwork", "layer_structure": [1, 1e9, 1]}})
+
+
+def test_the_home_is_filled_in_wherever_a_recipe_names_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    keys = ("base.model", "base.vae", "base.tokenizer", "data.images", "data.masks", "data.reg_images", "preview.file")
+    built = config.build(config.override({}, {**dict.fromkeys(keys, "~/x"), "method.start": "~/x"}))
+    assert {at(built, key) for key in (*keys, "method.start")} == {str(tmp_path / "x")}
+    sets = config.build({"data": {"sets": [{"images": "~/x"}, {"images": "~/y"}]}})
+    assert sets.data.folders == (str(tmp_path / "x"), str(tmp_path / "y"))
+    assert config.build({"data": {"images": "~nobody-of-this-name/x"}}).data.images == "~nobody-of-this-name/x"
+
+
+def test_json_that_says_a_thing_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "kohya.json"
+    file.write_text('{"LoRA_type": "Standard", "network_dim": 4, "network_dim": 8}')
+    with pytest.raises(RecipeError, match=r"RC003(?s:.*)network_dim"):
+        config.load(file)

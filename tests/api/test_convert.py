@@ -113,8 +113,13 @@ def test_nothing_is_overwritten_unasked_and_the_original_never(models, tmp_path)
     other = written(models["sd1"], tmp_path / "b.safetensors", seed=1)
     with pytest.raises(RecipeError, match="RC007"):
         _ = tsuika.convert(file, "kohya", other).result
-    with pytest.raises(RecipeError, match="RC007"):
-        _ = tsuika.convert(file, "kohya", file, overwrite=True).result
+    for attempt in (
+        lambda: tsuika.convert(file, "kohya", file, overwrite=True).result,
+        lambda: tsuika.merge([str(file), str(other)], other, overwrite=True).result,
+    ):
+        with pytest.raises(RecipeError, match="RC007") as own:
+            attempt()
+        assert "--overwrite" not in own.value.part("do")
     _ = tsuika.convert(file, "kohya", other, overwrite=True).result
     assert_same(deltas(other), deltas(file))
     assert file.read_bytes() == before
@@ -528,3 +533,13 @@ def test_what_would_have_no_effect_is_said(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=f"RC002.*`{key}`"):
             _ = run().result
     assert not out.exists()
+
+
+def test_a_lora_of_another_family_is_named_by_its_file(models, tmp_path) -> None:
+    one, other = (
+        written(models["sd1"], tmp_path / "one.safetensors"),
+        written(models["sdxl"], tmp_path / "two.safetensors"),
+    )
+    with pytest.raises(ModelError, match="MD004") as unlike:
+        _ = tsuika.merge([str(one), str(other)], tmp_path / "out.safetensors").result
+    assert unlike.value.where == str(other) and "two.safetensors" in unlike.value.part("what")

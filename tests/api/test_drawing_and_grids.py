@@ -17,7 +17,7 @@ from PIL import Image
 import tsuika
 from tsuika import CellDrawn, Drawing, SheetWritten, formats
 from tsuika.api import drawing as drawing_module
-from tsuika.core.errors import FormatError, ModelError, RecipeError
+from tsuika.core.errors import FormatError, ModelError, RecipeError, TsuikaError
 from tsuika.core.rundir import RunDir
 from tsuika.generation.png_info import read as read_png
 from tsuika.methods import METHODS
@@ -290,3 +290,16 @@ def test_a_tag_that_does_nothing_is_said(folder: Path, tmp_path: Path) -> None:
         assert not drawn.combination.artifacts and [one.code for one in drawn.notes] == ["GN003"]
     with pytest.raises(FormatError, match="FM004"):
         _ = tsuika.generate(A_CAT, tmp_path / "a.png", artifacts=tmp_path / "nosuch").result
+
+
+@pytest.mark.parametrize(
+    ("axis", "code"), [("artifact=none,{}", "FM004"), ("base=embedded,{}", "MD001"), ("vae=builtin,{}", "MD009")]
+)
+def test_every_file_of_an_axis_is_looked_for_before_the_first_image(
+    axis: str, code: str, tmp_path: Path, loads: list[str]
+) -> None:
+    gone = tmp_path / "gone.safetensors"
+    with pytest.raises(TsuikaError) as missing:
+        _ = tsuika.grid(A_CAT, tmp_path / "out.png", x=axis.format(gone)).result
+    assert (missing.value.code, missing.value.where) == (code, str(gone))
+    assert not loads and not (tmp_path / "out.png").exists()

@@ -14,6 +14,7 @@ import pytest
 import tsuika
 from tsuika.core import given
 from tsuika.core.errors import RecipeError
+from tsuika.core.files import split_strength
 
 
 class Somewhere:
@@ -94,3 +95,11 @@ def test_half_a_character_is_no_prompt(field: str) -> None:
     """Of bytes on a command line that are not UTF-8; the tokenizer's own error was a bug of ours."""
     with pytest.raises(RecipeError, match="RC002"):
         tsuika.Drawing(**{"prompt": "a cat", field: "a \udcff cat"})
+
+
+def test_the_home_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave it in `--out=~/x`, and programs in text."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert given.fit("~/x", Path | str) == given.fit(Path("~/x"), Path) == tmp_path / "x"
+    assert split_strength("~/x.safetensors:0.5") == (tmp_path / "x.safetensors", 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -346,6 +346,20 @@ def check_strengths(drawings: Iterable[Drawing], requests: Iterable[Requested]) 
             else:
                 why = _("There is nothing whose strength it is: give a file, for example --lora FILE.")
             raise RecipeError("RC002", key="strength", found=strength, why=why)
+
+
+def check_files(drawings: Collection[Drawing], requests: Iterable[Requested]) -> None:
+    """Every base, VAE and artifact is there, as far as headers show it: said before the first image, not when its turn comes.
+
+    Raises:
+        TsuikaError: the first that cannot be used.
+    """
+    for base, vae in dict.fromkeys((one.base, one.vae) for one in drawings):
+        families.check(base, vae)
+    methods = [method for name in {one.method for one in drawings} for method in with_outside(name).values()]
+    reader = Files.of(*methods)
+    for path in dict.fromkeys(one.path for one in requests if not one.called):
+        reader.find(path)
 
 
 def _size(text: str) -> tuple[int, int] | None:

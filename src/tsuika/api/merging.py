@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsuika import families, formats
+from tsuika import formats
 from tsuika.api import writing
 from tsuika.api.converting import peek
 from tsuika.api.models import load
@@ -150,7 +150,7 @@ def merge(
     read = [(path, _named(path)) for path, _strength in parsed]
     artifacts, rest = writing.without_rest(read, out, lossy=lossy, overwrite=overwrite)
     yield from rest.notes
-    shares = [Share(artifact, strength) for artifact, (_path, strength) in zip(artifacts, parsed, strict=True)]
+    shares = [Share(artifact, strength, path) for artifact, (path, strength) in zip(artifacts, parsed, strict=True)]
     names = tuple(map(str, files))
     if into:
         changed, done = yield from _into(shares, into, out, tokenizer=tokenizer, dtype=dtype or "fp16")
@@ -171,9 +171,7 @@ def _into(
     model = load(into, tokenizer=tokenizer, device="cpu", precision="fp32")
     for share in shares:
         if without_assumed_family(share.artifact).family not in (model.facts.family, ""):
-            name = share.artifact.metadata.get("name", _("This LoRA"))
-            found = families.title_of(share.artifact.family)
-            raise ModelError("MD004", where=into, artifact=name, found=found, expected=model.facts.title)
+            raise merging.unfit(share, model.facts.title)
     tensors: dict[str, Tensor] = model_tensors(model)
     changed = 0
     yield Phase("merge")

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tsuika.api.drawing import Renderer, as_drawing, check_strengths
+from tsuika.api.drawing import Renderer, as_drawing, check_files, check_strengths
 from tsuika.api.run import Events, starts
 from tsuika.core import files
 from tsuika.core.errors import RecipeError
@@ -115,7 +115,9 @@ def grid(
     cells: dict[tuple[int, ...], _Cell] = {}
     drawn: list[CellDrawn] = []
     with Renderer() as renderer:
-        check_strengths(plan.values(), [request for one in plan.values() for request in renderer.requests(one)])
+        requests = [request for one in plan.values() for request in renderer.requests(one)]
+        check_strengths(plan.values(), requests)
+        check_files(plan.values(), requests)
         for sampler in {one.sampler for one in plan.values() if one.sampler}:
             known_sampler(sampler)
         yield Phase("grid", len(places))

@@ -17,6 +17,7 @@ from tsuika.cli import layout
 from tsuika.cli.flags import filled
 from tsuika.cli.language import local
 from tsuika.core.errors import RecipeError, ResourceError, TsuikaError
+from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _, listed
 
 LANGUAGE: Final = _("Language of messages: en, ja or auto. It works anywhere on the line.")
@@ -58,6 +59,8 @@ class Command(_Helpful, typer.core.TyperCommand):
                 raise RecipeError("RC016", found=_name(one), **about)
             if isinstance(value, float) and not math.isfinite(value):
                 raise RecipeError("RC015", key=_name(one), found=value, why=_("Give a finite number."), **about)
+            if isinstance(value, Path):
+                ctx.params[one.name] = at_home(value)
         return rest
 
 

@@ -6,7 +6,6 @@ the settings page and, later, the web forms. Imports no torch, so that `--help` 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from tsuika.config import imports
 from tsuika.core import safetensors
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, nearest
 from tsuika.core.events import Warned, note
 from tsuika.core.section import Help, Section, help_of, reason
 from tsuika.core.sections import Base, Data, Guard, Output, Preview, Regularize, Train
@@ -144,12 +143,16 @@ def _settings(section: type[BaseModel], table: str, method: str = "") -> Iterato
             yield Setting(f"{table}.{name}", field.annotation, field.default, about, field, method)
 
 
-def _nearest(key: str, methods: Iterable[Method] = tuple(METHODS.values())) -> str:
+def _unknown(key: str, methods: Iterable[Method] = tuple(METHODS.values()), where: str = "") -> RecipeError:
+    """The error if there is no setting of this name; names the nearest in its table, then anywhere, or the table."""
     keys = [setting.key for setting in settings(methods)]
-    by_leaf = {name.rpartition(".")[2]: name for name in keys}
-    close = difflib.get_close_matches(key, keys, 1, 0.5)
-    close += [by_leaf[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], by_leaf, 1, 0.5)]
-    return close[0] if close else "tsuika train --help"
+    table, _dot, leaf = key.rpartition(".")
+    by_leaf = {} if table else dict(zip(Recipe.model_fields, Recipe.model_fields))
+    by_leaf |= {name.rpartition(".")[2]: name for name in keys}
+    own = {name.removeprefix(f"{table}."): name for name in keys if name.startswith(f"{table}.")}
+    like = own.get(nearest(leaf, own)) or by_leaf.get(nearest(leaf, by_leaf))
+    do = _("Did you mean `{nearest}`?", nearest=like) if like else _("All settings: tsuika settings")
+    return RecipeError("RC001", where=where, key=key, do=do)
 
 
 def build(data: Mapping[str, Any], where: str = "") -> Recipe:
@@ -201,7 +204,7 @@ def _validated(section: type[Known], data: Any, method: Method, where: str, *abo
                 own = listed(known.key for known in settings([method]) if known.key.startswith("method."))
                 about = {"owners": listed(owners), "method": method.title, "names": own}
                 raise RecipeError("RC042", where=where, key=key, **about) from None
-            raise RecipeError("RC001", where=where, key=key, nearest=_nearest(key, [method])) from None
+            raise _unknown(key, [method], where) from None
         raise RecipeError("RC002", where=where, key=key, found=first["input"], why=reason(first)) from None
 
 
@@ -256,7 +259,7 @@ def _parsed(path: Path) -> Any:
         script = imports.Script(path, text)
         if suffix in imports.SCRIPTS and (suffix != ".txt" or imports.find(script)):
             return script
-        found = json.loads(text) if suffix == ".json" else tomlkit.parse(text).unwrap()
+        found = json.loads(text, object_pairs_hook=_once) if suffix == ".json" else tomlkit.parse(text).unwrap()
         # A hexadecimal number may be so long that it can be neither shown nor used; Python says so here.
         str(found)
         return found
@@ -278,6 +281,15 @@ def _parsed(path: Path) -> Any:
     raise RecipeError("RC003", where=path, why=why)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON; which of two values of a key is meant, nobody knows."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, _value in pairs if [one for one, _other in pairs].count(key) > 1)
+        raise ValueError(_("`{key}` is there twice", key=twice))
+    return found
+
+
 def override(tables: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
     """Tables with dotted keys set: `{"train.steps": 400}`."""
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
@@ -287,7 +299,7 @@ def override(tables: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[
         for parent in parents:
             table = table.setdefault(parent, {})
             if not isinstance(table, dict):
-                raise RecipeError("RC001", key=dotted, nearest=_nearest(dotted))
+                raise _unknown(dotted)
         table[leaf] = value
     return result
 

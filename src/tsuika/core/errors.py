@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from tsuika.core.messages import MESSAGES, Part
-from tsuika.core.texts import Text, _, limited, listed
+from tsuika.core.texts import Text, _, limited, listed, one_line
 
 
 class TsuikaError(Exception):
@@ -31,7 +31,7 @@ class TsuikaError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, code: str, *, where: object = "", **params: object) -> None:
-        self.code, self.where = code, str(where)
+        self.code, self.where = code, one_line(str(where))
         self.params = {name: limited(value) for name, value in params.items()}
         MESSAGES[code]
         super().__init__(self.describe())
@@ -195,8 +195,15 @@ def needs(key: str, found: object, other: str) -> RecipeError:
 
 
 def misspelt(key: str, found: str, known: Iterable[str]) -> RecipeError:
-    """As `no_such`, with the most similar name first."""
+    """As `no_such`, with the most similar name first, where one is similar."""
     names = [*known]
-    nearest = get_close_matches(found, names, n=1, cutoff=0.0)[0]
-    why = _("Did you mean {nearest}? Possible values: {names}", nearest=nearest, names=listed(names))
+    if not (like := nearest(found, names)):
+        return no_such(key, found, names)
+    why = _("Did you mean {nearest}? Possible values: {names}", nearest=like, names=listed(names))
     return RecipeError("RC002", key=key, found=found, why=why)
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """The known name that was meant, in whatever case; empty: none is like it."""
+    folded = {name.casefold(): name for name in known}
+    return next((folded[name] for name in get_close_matches(found.casefold(), folded, n=1)), "")

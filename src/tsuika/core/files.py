@@ -119,9 +119,10 @@ def flush_tree(path: Path) -> None:
     flush(path)
 
 
-def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str = "") -> None:
+def check_out(out: Path, *originals: Path, overwrite: bool | None = None, suffix: str = "") -> None:
     """Make sure that a command may write `out`, a file or folder, before it works for minutes: nothing is there, or
-    with `overwrite` a file that is none of the `originals`, and the name ends in `suffix`. Raises RecipeError: it
+    with `overwrite` a file that is none of the `originals`, and the name ends in `suffix`. None: nothing is ever replaced
+    there. Raises RecipeError: it
     exists and may not be overwritten, or is itself an original (RC007); another suffix is needed (RC005); no file can
     have this name (RC028); ResourceError: nothing can be written there (RS003)."""
     if suffix and out.suffix.lower() != suffix:
@@ -132,7 +133,12 @@ def check_out(out: Path, *originals: Path, overwrite: bool = False, suffix: str 
     there = os.path.lexists(out)
     is_original = out.exists() and any(path.exists() and out.samefile(path) for path in originals)
     if there and (out.is_dir() or not overwrite or is_original):
-        raise RecipeError("RC007", where=out)
+        if is_original:
+            do = _("It is one of the files that are read, which are never changed: choose another --out.")
+        else:
+            can_be = overwrite is not None and not out.is_dir()
+            do = _("Choose another --out, or add --overwrite.") if can_be else _("Choose another --out.")
+        raise RecipeError("RC007", where=out, do=do)
 
 
 def unused(folder: Path, stem: str, suffix: str) -> Path:
@@ -210,7 +216,7 @@ def holder(path: Path) -> Text:
 
 
 def at_home(path: str | Path) -> Path:
-    """A path with `~` and `~name` filled in, as far as there is such a home."""
+    """A path with `~` and `~name` filled in, as far as there is such a home. Shells leave it in `--out=~/x`."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -250,9 +256,9 @@ def split_strength(text: str) -> tuple[Path, float]:
     the strength is no finite number (RC002)."""
     head, colon, tail = text.rpartition(":")
     try:
-        path, strength = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+        path, strength = (at_home(head), float(tail)) if colon and not at_home(text).exists() else (at_home(text), 1.0)
     except ValueError:
-        return Path(text), 1.0
+        return at_home(text), 1.0
     if not math.isfinite(strength):
         raise RecipeError("RC002", key="strength", found=text, why="0.8, 1, -0.5, …")
     return path, strength

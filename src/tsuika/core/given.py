@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tsuika.core.errors import RecipeError
+from tsuika.core.files import at_home
 from tsuika.core.texts import Text, _
 
 P = ParamSpec("P")
@@ -133,7 +134,7 @@ def _many(value: Any, origin: Any, inner: tuple[Any, ...]) -> Any:
 def _path(value: Any) -> Path:
     if not isinstance(value, str | os.PathLike) or not isinstance(found := os.fspath(value), str) or not found:
         raise Unfit(_PATH)
-    return value if isinstance(value, Path) else Path(found)
+    return at_home(value if isinstance(value, Path) else found)
 
 
 def _text(value: Any) -> str:

@@ -57,7 +57,7 @@ def percent(log_ratio: float | None) -> str:
 MESSAGES: Final[Mapping[str, Message]] = {
     code: Message(*map(Text, parts))
     for code, parts in {
-        "RC001": ("Unknown setting `{key}`", "There is no setting of this name.", "Did you mean `{nearest}`?"),
+        "RC001": ("Unknown setting `{key}`", "There is no setting of this name.", "{do}"),
         "RC002": (
             "Setting `{key}` cannot be `{found}`",
             "{why}",
@@ -71,11 +71,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         ),
         "RC005": ("{found} is needed", "The command cannot start without it.", "{do}"),
         "RC006": ("The output folder is already in use", "{why} Nothing is ever overwritten.", "{do}"),
-        "RC007": (
-            "The output exists already",
-            "Files are not overwritten unless you ask for it.",
-            "Choose another --out, or add --overwrite (files only).",
-        ),
+        "RC007": ("The output exists already", "Files are not overwritten unless you ask for it.", "{do}"),
         "RC008": (
             "L1 cannot be used on the vectors of a new word",
             "Its zeros depend on the axes of the embedding space, which mean nothing by themselves.",
@@ -157,6 +153,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "RC040": ("{file} is {kind}; {count} settings come from it",),
         "RC041": ("{file} is {kind}; {count} settings come from it", "Without a counterpart: {names}."),
         "RC042": ("{method} has no setting `{key}`", "It is a setting of {owners}.", "Its own settings: {names}"),
+        "RC045": (
+            "The processes of this launch cannot be joined",
+            "{why}",
+            "Start with accelerate launch; or alone, without RANK, LOCAL_RANK and WORLD_SIZE in the environment.",
+        ),
         "RC043": (
             "`{module}` failed: {error}",
             "It does not belong to tsuika; a setting of the recipe, or `--method`, names it.",
@@ -218,11 +219,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "{why}",
             "Get it as .safetensors; a pickle can run programs when opened.",
         ),
-        "MD006": (
-            "No file for `{found}` was found",
-            "Looked for it in: {folders}",
-            "Check the name (nearest: {nearest}), or give the folder with --artifacts.",
-        ),
+        "MD006": ("No file for `{found}` was found", "Looked for it in: {folders}", "{do}"),
         "MD007": (
             "The word `{word}` is defined by two results at once",
             "In a prompt it can mean only one of them.",
@@ -400,8 +397,13 @@ MESSAGES: Final[Mapping[str, Message]] = {
             "Others report that the loss became NaN after two to three thousand steps.",
             "Where the GPU has it, use bf16: --set train.precision=bf16. Else fp32, or save often: train.checkpoint_every",
         ),
+        "TR038": (
+            "This training run is over: nothing is left to do, and nothing was changed",
+            "Its report is {report}",
+            "For another training with its settings: tsuika train --recipe {recipe} --out NEW",
+        ),
         "TR031": ("Stopped at step {step}, as was asked", "Everything is saved.", "Go on with: tsuika resume {run}"),
-        "TR033": ("The run is not running", "No process is working on it.", "Go on with: tsuika resume {run}"),
+        "TR033": ("The run is not running", "No process is working on it.", "{do}"),
         "GD001": (
             "Stopped at step {step}: the loss became NaN or infinite",
             "The state of step {best} is kept (0 is the untrained base model).",

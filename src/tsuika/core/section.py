@@ -5,17 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from tsuika.core.texts import Text, _, listed
+from tsuika.core.files import at_home
+from tsuika.core.texts import Text, _, listed, one_line
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Level = Literal["everyday", "expert"]
+
+
+# A file or folder: `~` in it is filled in once, here.
+Place = Annotated[str, AfterValidator(lambda text: str(at_home(text)) if text.startswith("~") else text)]
+
+
+def _is_word(text: str) -> str:
+    if text and (text.isspace() or one_line(text) != text):
+        raise ValueError(_("Give words in one line, not spaces alone."))
+    return text
+
+
+# Something that prompts can hold.
+Words = Annotated[str, AfterValidator(_is_word)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import ValidationError, ValidationInfo, field_validator
 
 from tsuika.core import names
 from tsuika.core.outside import is_address
-from tsuika.core.section import Section, everyday, expert, reason
+from tsuika.core.section import Place, Section, Words, everyday, expert, reason
 from tsuika.core.texts import _
 from tsuika.core.types import Overrides, Prediction
 
@@ -23,12 +23,12 @@ AUTO = "auto"  # in place of a folder: what lies among the images
 class Base(Section):
     """The model that is trained on."""
 
-    model: str = everyday(
+    model: Place = everyday(
         "embedded",
         "Base model: `embedded`, a diffusers folder, a .safetensors or .ckpt file, or a Hugging Face model id",
     )
-    tokenizer: str = expert("", "Folder with the tokenizer files, for a single-file base model without network")
-    vae: str = everyday("builtin", "VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id")
+    tokenizer: Place = expert("", "Folder with the tokenizer files, for a single-file base model without network")
+    vae: Place = everyday("builtin", "VAE: `builtin`, `builtin:NAME`, a file, a folder or a Hugging Face model id")
     prediction: Literal["auto", "epsilon", "v", "flow"] = expert(
         "auto", "What the base model predicts, where its files do not say or are wrong; `auto` = what they say"
     )
@@ -76,14 +76,14 @@ SET_KEYS: Final = (
 class Data(Section):
     """The images and how they are prepared."""
 
-    images: str = everyday("", "Folder of training images, searched recursively; never changed")
-    trigger: str = everyday("", "Trigger word: the new word that calls up what was learned")
-    class_word: str = everyday("", "Class word, what kind of thing it is: `dog`, `character`, `style`")
+    images: Place = everyday("", "Folder of training images, searched recursively; never changed")
+    trigger: Words = everyday("", "Trigger word: the new word that calls up what was learned")
+    class_word: Words = everyday("", "Class word, what kind of thing it is: `dog`, `character`, `style`")
     template: Literal["none", "object", "style"] = expert(
         "none",
         "Captions of images without a caption file: the trigger word alone, or varied sentences for an object or a style",
     )
-    reg_images: str = everyday(
+    reg_images: Place = everyday(
         "",
         "Folder of regularization images (the class without the subject), for prior preservation; empty = a folder "
         "`reg` among the images, if there is one; `none` = none",
@@ -95,7 +95,7 @@ class Data(Section):
         le=10_000,
     )
     reg_weight: float = expert(1.0, "Weight of regularization images in the loss", ge=0, le=10)
-    masks: str = everyday(
+    masks: Place = everyday(
         "",
         "Folder of masks, named as the images are: white is learned, black is not; `auto` = those among the images "
         "(`NAME-mask.png`, a folder `masks`); empty = none",
@@ -404,7 +404,7 @@ class Preview(Section):
         "Prompts of the previews; `{trigger}` stands for the trigger word; none = made from trigger word and class word. "
         "Options of kohya's sd-scripts may follow: --n (negative) --w --h --d (seed) --l (CFG) --s (steps)",
     )
-    file: str = expert(
+    file: Place = expert(
         "", "File with prompts of the previews, one a line; a run keeps them in its recipe as `preview.prompts`"
     )
     negative: str = expert("", "Negative prompt of the previews")

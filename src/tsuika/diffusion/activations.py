@@ -17,6 +17,8 @@ ACTIVATIONS: Final = {"relu": "ReLU", "leakyrelu": "LeakyReLU", "elu": "ELU", "s
         *("LogSigmoid", "ReLU6", "RReLU", "SELU", "SiLU", "Softplus", "Softshrink", "Tanhshrink"),
     )
 }
+# Multiples of the width that a layer can have; a layer of a thousand times 768 would take 2 GB.
+WIDEST: Final = 1000
 
 
 def activation(name: str) -> nn.Module:

@@ -57,10 +57,10 @@ def peek(spec: str | Path, *, embedded_path: Path | None = None, geometry: Geome
 def check(spec: str, vae: str) -> None:
     """Raise what is wrong with a base and a VAE, named as in `load`, as far as headers show it; the hub is not asked.
     Raises ModelError: as `peek`, or there is no such VAE (MD009)."""
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     if spec not in ("", "embedded") and (path.exists() or not sources.is_hub_id(spec)):
         peek(spec)
-    if vae and not (vaes.is_own(vae) or Path(vae).expanduser().exists() or sources.is_hub_id(vae)):
+    if vae and not (vaes.is_own(vae) or at_home(vae).exists() or sources.is_hub_id(vae)):
         raise ModelError("MD009", where=vae)
 
 

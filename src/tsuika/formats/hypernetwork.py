@@ -17,7 +17,7 @@ from tsuika.core.errors import FormatError
 from tsuika.core.texts import _
 from tsuika.core.types import Artifact
 from tsuika.core.weights import is_pickle, load_pickle, save_pickle
-from tsuika.diffusion.activations import ACTIVATIONS
+from tsuika.diffusion.activations import ACTIVATIONS, WIDEST
 from tsuika.families import FAMILIES
 from tsuika.formats import common, provenance
 from tsuika.formats.native import Native
@@ -37,8 +37,6 @@ METHOD: Final = "hypernetwork"
 _NAME: Final = re.compile(r"(\d+)\.([kv])\.linear\.(\d+)\.(weight|bias)")
 _PICKLED: Final = re.compile(rb"linear(\.\d+|1)\.(weight|bias)")  # in the pickle's head; strings in it are plain
 _HEAD_BYTES: Final = 1 << 16
-# Multiples of the width that a layer can have; a layer of a thousand times 768 would take 2 GB.
-_WIDEST: Final = 1000
 _EXPECTED: Final = _("a hypernetwork in A1111's layout")
 
 Net = dict[str, "Tensor"]  # `linear.0.weight` -> tensor, in the order of the modules
@@ -151,7 +149,7 @@ def _header(where: object, fields: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _is_width(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _WIDEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < WIDEST
 
 
 def _layout(width: int, header: Mapping[str, Any]) -> Iterator[tuple[int, tuple[int, ...]]]:

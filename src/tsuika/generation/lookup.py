@@ -5,18 +5,18 @@ Files are matched by name first; only those whose name stands in the prompt are 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from tsuika.core.errors import ModelError, TsuikaError
+from tsuika.core.errors import ModelError, TsuikaError, nearest
 from tsuika.core.events import Warn
 from tsuika.core.files import sha256
 from tsuika.core.rundir import RunDir
 from tsuika.core.safetensors import header_or_none
+from tsuika.core.texts import _
 from tsuika.core.types import split_words
 from tsuika.generation.compose import Formats, Requested, refusal
 from tsuika.generation.prompt import TAGS, Tag
@@ -60,9 +60,14 @@ class Library:
         named = named or [path for path in self.files if path.suffix == ".safetensors" and _output_name(path) == name]
         if named:
             return _only([path for path in named if fits(path)] or named[:1], name)
-        nearest = difflib.get_close_matches(name, {path.stem for path in self.files}, n=1, cutoff=0.0)
-        folders = ", ".join(map(str, self.folders))
-        raise ModelError("MD006", found=name, folders=folders, nearest=nearest[0] if nearest else "–")
+        like, folders = nearest(name, {path.stem for path in self.files}), ", ".join(map(str, self.folders))
+        do = _("Did you mean {nearest}? Else give the folder with --artifacts.", nearest=like)
+        raise ModelError(
+            "MD006",
+            found=name,
+            folders=folders,
+            do=do if like else _("Check the name, or give the folder with --artifacts."),
+        )
 
     def tagged(self, tags: Sequence[Tag], formats: Formats) -> list[Requested]:
         """What a prompt's tags ask for; a file of another method which has the name is passed over. Raises as `locate`."""

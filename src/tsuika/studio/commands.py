@@ -131,5 +131,5 @@ def _out(studio: Studio, command: Sequence[str], name: str, place: str) -> Path:
     if safe is None or "/" in safe:
         raise RecipeError("RC015", key="out", found=name, why=_("It is a name, not a path."), do="tsuika --help")
     if (folder / safe).exists():
-        raise RecipeError("RC007", where=folder / safe)
+        raise RecipeError("RC007", where=folder / safe, do=_("Choose another name."))
     return folder / safe

@@ -175,7 +175,7 @@ class Live:
         """What a run is doing now.
 
         Raises:
-            InterruptedRunError: TR002, it is no run folder.
+            RecipeError: TR002, it is no run folder.
         """
         with self._reading:
             if str(run) not in self._followers:

@@ -172,7 +172,7 @@ def built(studio: Studio, tables: Mapping[str, Any], settings: Mapping[str, Any]
         RecipeError: a setting is wrong, or RC015, it names a place outside of those that may be looked into.
     """
     if unknown := settings.keys() - {one.key for one in config.settings()}:
-        raise RecipeError("RC001", key=min(unknown), nearest="tsuika settings")
+        raise RecipeError("RC001", key=min(unknown), do=_("All settings: tsuika settings"))
     for key, value in settings.items():
         for text in _texts(value):
             studio.picker.refuse_outside(key, text)

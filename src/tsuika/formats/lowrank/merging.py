@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tsuika.core.errors import FormatError, ModelError
@@ -20,17 +21,21 @@ from tsuika.formats.lowrank.layers import Layer, artifact_of, exact, nearest, re
 if TYPE_CHECKING:
     from torch import Tensor
 
-_THIS: Final = _("This LoRA")
 # What a file says of the training that made it, and what is no longer true once its numbers have changed.
 _OUTDATED: Final = ("rank", "alpha", "adapter", "modelspec.date", "modelspec.hash_sha256", provenance.KEY)
 
 
 @dataclass(frozen=True)
 class Share:
-    """A LoRA in a merge."""
+    """A LoRA in a merge. `file`: where it is from, for errors."""
 
     artifact: Artifact
     strength: float = 1.0
+    file: Path | str = ""
+
+    @property
+    def name(self) -> str:
+        return Path(self.file).name or self.artifact.metadata.get("name") or _("This LoRA")
 
 
 def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple[str, Tensor]]:
@@ -44,11 +49,11 @@ def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple
         for key, parts in lora.layers(share.artifact, "merge").items():
             layers.setdefault(".".join(key), []).append((share, parts))
     for name, changes in layers.items():
-        weight = _weight_of(base, name, changes[0][0].artifact)
+        weight = _weight_of(base, name, changes[0][0])
         result, bias = weight.double(), None
         for share, held in changes:
             if not adapters.fits(held, tuple(weight.shape)):
-                raise _unfit(share.artifact, name, weight)
+                raise _misshapen(share, name, weight)
             if strength := share.strength:
                 result = adapters.changed(held, result, strength)
                 if (change := adapters.bias_change(held)) is not None:
@@ -56,21 +61,26 @@ def apply(base: Mapping[str, Tensor], shares: Sequence[Share]) -> Iterator[tuple
         yield f"{name}.weight", result.to(weight.dtype)
         if bias is not None:
             if f"{name}.bias" not in base:
-                raise _unfit(changes[0][0].artifact, f"{name}.bias", weight)
+                raise _misshapen(changes[0][0], f"{name}.bias", weight)
             own = base[f"{name}.bias"].detach().to("cpu")
             yield f"{name}.bias", (own.double() + bias).to(own.dtype)
 
 
-def _weight_of(base: Mapping[str, Tensor], name: str, artifact: Artifact) -> Tensor:
+def unfit(share: Share, expected: str) -> ModelError:
+    """The error where a LoRA was made for something else than what is expected."""
+    found = title_of(share.artifact.family) if share.artifact.family else _("another model")
+    return ModelError("MD004", where=share.file, artifact=share.name, found=found, expected=expected)
+
+
+def _weight_of(base: Mapping[str, Tensor], name: str, share: Share) -> Tensor:
     if f"{name}.weight" not in base:
-        found, expected = artifact.family or _("another model"), _("this base (it has no such layer)")
-        raise ModelError("MD004", where=name, artifact=_THIS, found=found, expected=expected)
+        raise unfit(share, _("this base (it has no layer {name})", name=name))
     return base[f"{name}.weight"].detach().to("cpu")
 
 
-def _unfit(artifact: Artifact, name: str, weight: Tensor) -> ModelError:
-    expected = _("a base whose layer is {shape}", shape="x".join(map(str, weight.shape)))
-    return ModelError("MD004", where=name, artifact=_THIS, found=artifact.family, expected=expected)
+def _misshapen(share: Share, name: str, weight: Tensor) -> ModelError:
+    shape = "x".join(map(str, weight.shape))
+    return unfit(share, _("a base whose layer {name} is {shape}", name=name, shape=shape))
 
 
 def concatenate(shares: Sequence[Share]) -> Artifact:
@@ -85,9 +95,8 @@ def concatenate(shares: Sequence[Share]) -> Artifact:
     beside: dict[str, Tensor] = {}
     for share in shares:
         common.refuse_unread(share.artifact, "merge")
-        if (family := share.artifact.family) != shares[0].artifact.family:
-            name, expected = share.artifact.metadata.get("name") or _("One LoRA"), title_of(shares[0].artifact.family)
-            raise ModelError("MD004", where=name, artifact=name, found=title_of(family), expected=expected)
+        if share.artifact.family != shares[0].artifact.family:
+            raise unfit(share, title_of(shares[0].artifact.family))
         for key, parts in lora.layers(share.artifact, "merge").items():
             strength = share.strength
             if strength and (adapters.has_matrix(parts) or adapters.reads_weight(parts)):
@@ -167,9 +176,9 @@ def compress(
         name = ".".join(key)
         beside |= {f"{name}.{part}": tensor for part, tensor in adapters.beside(parts).items()}
         if base is not None and adapters.reads_weight(parts):
-            weight = _weight_of(base, name, artifact)
+            weight = _weight_of(base, name, Share(artifact))
             if not adapters.fits(parts, tuple(weight.shape)):
-                raise _unfit(artifact, name, weight)
+                raise _misshapen(Share(artifact), name, weight)
             refuse_not_finite(name, weight, *parts.values())
             change_OI = (adapters.changed(parts, weight.double()) - weight.double()).flatten(1)
             layers[key], errors[name] = split(change_OI, tuple(weight.shape[1:]), rank, error)

@@ -14,6 +14,7 @@ from tsuika.core.section import everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _
 from tsuika.core.types import Activation, Artifact, Facts, Model
+from tsuika.diffusion.activations import WIDEST
 from tsuika.methods.guidance import FROZEN, Claim, Guidance
 from tsuika.methods.layers import Layers, weight_shapes
 from tsuika.methods.method import Method, MethodSection, Outline
@@ -56,7 +57,9 @@ class Hypernetwork(MethodSection):
     @classmethod
     def _ends_in_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if len(value) < 2 or value[0] != 1 or value[-1] != 1 or min(value) <= 0:
-            raise ValueError("it must begin and end with 1, with numbers above 0 between, e.g. [1, 2, 1]")
+            raise ValueError(_("It must begin and end with 1, with numbers above 0 between, e.g. [1, 2, 1]."))
+        if max(value) >= WIDEST:
+            raise ValueError(_("Its numbers must be below {most}.", most=WIDEST))
         return value
 
     @field_validator("dropout")
@@ -64,7 +67,9 @@ class Hypernetwork(MethodSection):
     def _one_for_each_width(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         count = len(info.data.get("layer_structure", value))
         if value and (len(value) != count or value[0] != 0 or min(value) < 0 or max(value) >= 1):
-            raise ValueError(f"it must be {count} numbers from 0 to below 1, the first 0, e.g. [0, 0.1, 0]")
+            raise ValueError(
+                _("It must be {count} numbers from 0 to below 1, the first 0, e.g. [0, 0.1, 0].", count=count)
+            )
         return value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from tsuika.core.errors import FormatError, RecipeError
-from tsuika.core.section import everyday, expert
+from tsuika.core.section import Place, everyday, expert
 from tsuika.core.sections import Data
 from tsuika.core.texts import _, listed
 from tsuika.core.types import Artifact, Facts, Model, Role, canonical
@@ -41,7 +41,7 @@ class Lora(MethodSection):
     adapter: Literal["lora", "dora", "loha", "lokr"] = expert(
         "lora", "Kind of adapter; only `lora` loads in every program"
     )
-    start: str = expert(
+    start: Place = expert(
         "",
         "A LoRA file to go on training from; its kind, scale and layers are kept, and its rank unless a larger one is set; "
         "empty = start from nothing",
