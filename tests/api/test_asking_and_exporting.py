@@ -124,7 +124,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as error:
             _ = tsuika.export(run, tmp_path, **given).result
         assert error.value.code == "RC002"
-    with pytest.raises(InterruptedRunError) as none:
+    with pytest.raises(RecipeError) as none:
         _ = tsuika.export(tmp_path, tmp_path).result
     assert none.value.code == "TR002"
     assert not [*tmp_path.iterdir()]

@@ -19,7 +19,7 @@ import tsuika
 from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.api import search_space, searching, training
-from tsuika.core.errors import RecipeError
+from tsuika.core.errors import RecipeError, TsuikaError
 from tsuika.core.events import Event, Judged, note
 from tsuika.core.files import locked
 from tsuika.evaluation.trials import Trial, choose, near_the_best
@@ -159,7 +159,7 @@ def test_another_search_is_not_mixed_in(runs: Runs, tmp_path: Path) -> None:
     last(tsuika.search(recipe(**{"train.device": "cpu"}), tmp_path / "s", over))  # the device is each process's own
 
 
-def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_it_says_what_to_install(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RecipeError) as caught:
         last(tsuika.search(recipe(), tmp_path / "s", ("method.rank=8,16",)))
@@ -316,3 +316,15 @@ def test_a_real_search_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "s/trials/000/report.html").exists()
     rate = found.trials[0]["params"]["train.learning_rate"]
     assert config.load(Path(found.recipe)) == search_space.apply(built, {"train.learning_rate": rate})
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(runs: Runs, tmp_path: Path) -> None:
+    """A search wrote itself among the images, and into another run's folder; one without images left a folder."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    for place, images, code in (("images", "pictures", "RC006"), ("new", "", "RC005"), ("new", "nowhere", "DS001")):
+        asked = recipe().model_copy(update={"data": recipe().data.model_copy(update={"images": str(images)})})
+        with pytest.raises(TsuikaError) as error:
+            _ = tsuika.search(asked, tmp_path / place, ["method.rank=8,16"]).result
+        assert error.value.code == code
+    assert [path.name for path in tmp_path.rglob("*")] == ["images", "a.png"]

@@ -220,6 +220,6 @@ def test_an_address_of_nothing_that_is_known_is_refused(tmp_path: Path, url: str
 
 def _refused(tmp_path: Path, url: str) -> TsuikaError:
     with pytest.raises(TsuikaError) as caught:
-        last(tsuika.search(recipe(), tmp_path / "s", OVER, storage=url))
+        last(tsuika.search(recipe(**{"data.images": str(tmp_path)}), tmp_path / "s", OVER, storage=url))
     assert not (tmp_path / "s").exists()
     return caught.value

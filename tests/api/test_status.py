@@ -11,7 +11,7 @@ import pytest
 import tsuika
 from tsuika import config
 from tsuika.api.status import POINTS, Follower, thinned
-from tsuika.core.errors import InterruptedRunError
+from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import Event, Judged, Phase, Previewed, Progress, Started, Stepped
 from tsuika.core.files import locked
 from tsuika.core.rundir import RunDir
@@ -95,7 +95,7 @@ def test_stop_and_sample_are_asked_of_a_run_that_runs_alone(run: RunDir) -> None
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InterruptedRunError) as error:
+    with pytest.raises(RecipeError) as error:
         _ = tsuika.status(tmp_path).result
     assert error.value.code == "TR002"
 

@@ -21,7 +21,7 @@ import tsuika
 from tiny_models import shallow, write_folder
 from tsuika import config
 from tsuika.core import files
-from tsuika.core.errors import InterruptedRunError
+from tsuika.core.errors import RecipeError
 from tsuika.core.rundir import RunDir
 
 # A folder's files and folders, by relative path; None is a folder.
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_any_cut(place: Path, tmp_path: Path, guard: str, req
     for number, image in enumerate(image for image in images if "recipe.toml" not in image):
         again = tmp_path / f"not-begun-{number}"
         write_tree(image, again)
-        with pytest.raises(InterruptedRunError) as none:
+        with pytest.raises(RecipeError) as none:
             _ = tsuika.resume(again).result
         assert none.value.code == "TR002"
         RunDir(again).check_free()

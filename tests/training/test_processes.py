@@ -204,6 +204,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
         accelerate_for(Recipe(train=Train(batch_size=3, device="cpu", precision="fp32")))
 
 
+def test_a_launch_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a scheduler has set some of the variables for itself."""
+
+    def refusing(**_settings: object) -> None:
+        int("x")
+
+    monkeypatch.setattr(preparation, "Accelerator", refusing)
+    with pytest.raises(RecipeError, match="RC045"):
+        accelerate_for(Recipe(train=Train(device="cpu", precision="fp32")))
+
+
 def test_the_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the second GPU: Accelerate takes whichever is the current one. A launch gives each process its own."""
     taken: list[object] = []

@@ -205,7 +205,7 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resume_of_nothing_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program("resume", str(place / "pictures")) == 8
+    assert program("resume", str(place / "pictures")) == 2
     assert "TR002" in capsys.readouterr().err
 
 

@@ -206,3 +206,33 @@ def test_a_name_of_a_result_is_a_name(name: str, place: Path) -> None:
 def test_a_long_folder_gives_a_shorter_name(tmp_path: Path) -> None:
     run = RunDir(tmp_path / ("猫" * 80))
     assert run.result_name("asked") == "asked" and len(run.result_name().encode()) <= 180
+
+
+def test_a_run_that_is_over_stays_as_it_is(whole: Path, tmp_path: Path) -> None:
+    """It was written again for a minute."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    before, times = hashes(run), {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    again = tsuika.resume(run)
+    (told,) = list(again)
+    assert isinstance(told, Warned) and told.code == "TR038" and str(run / "report.html") in told.message
+    assert again.result.artifacts == tsuika.Trained.read(run).artifacts
+    assert hashes(run) == before and {path: path.stat().st_mtime_ns for path in run.rglob("*")} == times
+    assert "over" in refused(lambda: tsuika.stop(run)).part("do")
+    changed("recipe.toml", "steps = 4", "steps = 8")(run)
+    assert refused(lambda: tsuika.resume(run).result).code == "TR011"
+
+
+@pytest.mark.parametrize("lost", ["report.html", "artifacts/result.safetensors"])
+def test_what_is_lost_of_a_run_that_is_over_is_written_again(
+    lost: str, whole: Path, place: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "whole"))
+    (run / lost).unlink()
+    _ = tsuika.resume(run).result
+    assert (run / lost).is_file() and hashes(run / "artifacts") == hashes(whole / "artifacts")
+
+
+def test_a_run_whose_recipe_is_empty_is_no_fault_of_ours(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "recipe.toml").write_text("")
+    assert refused(lambda: tsuika.inspect(run).result).code == "TR011"

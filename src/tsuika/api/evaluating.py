@@ -16,7 +16,7 @@ from tsuika.api.display import shown as shown_html
 from tsuika.api.run import starts
 from tsuika.api.snapshots import Snapshot, SnapshotRenderer, choose, snapshots
 from tsuika.config import Recipe
-from tsuika.core.errors import FormatError, InterruptedRunError, ModelError, RecipeError
+from tsuika.core.errors import FormatError, ModelError, RecipeError
 from tsuika.core.events import Event, Phase, Progress, Warned, note
 from tsuika.core.files import write_text
 from tsuika.core.plain import jsonable
@@ -227,7 +227,7 @@ def _of_file(file: Path, base: str, images: str, trigger: str, out: Path | None)
     if not file.exists():
         raise FormatError("FM004", where=file)
     if file.is_dir() and not formats.is_artifact(file) and not (file / "model_index.json").is_file():
-        raise InterruptedRunError("TR002", where=file)
+        raise RecipeError("TR002", where=file)
     artifact = formats.find(file).read(file) if formats.is_artifact(file) else None
     if artifact is not None and artifact.method not in METHODS:
         # Its module would be imported, and so run, because a file names it.
@@ -248,7 +248,7 @@ def _of_file(file: Path, base: str, images: str, trigger: str, out: Path | None)
     }
     folder = RunDir(out or file.with_name(f"{file.stem}-evaluation"))
     if folder.root.exists() and any(one.name not in ("evaluation", "evaluation.json") for one in folder.root.iterdir()):
-        raise RecipeError("RC007", where=folder.root)
+        raise RecipeError("RC007", where=folder.root, do=_("Choose another --out."))
     step = common.whole_number(facts.get("steps"))
     return _Work(
         config.build(settings), folder, (Snapshot(file.stem, (file,), step, main=True),), file.stem, is_run=False

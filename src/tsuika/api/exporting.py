@@ -132,14 +132,14 @@ def finished(folder: RunDir, which: str) -> FinishedRun:
     """A run and its `safe`, `balanced` or `likeness` result.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder; EV004, the run has no result (yet).
+        RecipeError: TR002, this is no run folder; EV004, the run has no result (yet).
         FormatError: TR011, its report or recipe was changed.
         RecipeError: RC002, no such result.
     """
     if which not in RANGE:
         raise no_such("--which", which, RANGE)
     if not folder.recipe.is_file():
-        raise InterruptedRunError("TR002", where=folder.root)
+        raise RecipeError("TR002", where=folder.root)
     if not folder.report_json.is_file():
         raise InterruptedRunError("EV004", where=folder.root)
     report = read_report(folder.report_json)

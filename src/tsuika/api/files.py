@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tsuika import config, families, formats
+from tsuika import families, formats
 from tsuika.api import status
 from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kinds
@@ -357,7 +357,7 @@ def _check(opened: Weights) -> None:
 
 def _run(run: RunDir) -> RunInfo:
     # Read, not built: that would import a method from outside.
-    recipe = config.read_tables(run.recipe)
+    recipe = status.read_recipe(run)
     report = run_record.read_report(run.report_json) if run.report_json.is_file() else {}
     return RunInfo(
         kind="run",

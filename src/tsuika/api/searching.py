@@ -31,6 +31,7 @@ from tsuika.core.texts import _
 from tsuika.evaluation import run_record
 from tsuika.evaluation import trials as results
 from tsuika.evaluation.trials import Trial
+from tsuika.training import folder as run_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -103,7 +104,8 @@ def search(
         storage: address of a PostgreSQL database, for machines that search together, each with a folder of the same name.
 
     Raises:
-        RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC024, there
+        RecipeError: RC021, what cannot be searched; RC022, Optuna is missing; RC023, another search's folder; RC006, it
+            holds something else; RC024, there
             is no held-out image; RC029, no such address.
         NetworkError: NW007, the database cannot be reached, or refuses.
         TsuikaError: what is wrong with images, base or machine.
@@ -113,6 +115,10 @@ def search(
         raise RecipeError("RC021", found=" ".join(over), why=_("Each setting once, and at least one, is needed."))
     if recipe.guard.mode == "off":
         raise RecipeError("RC024", why=_("The guard is off."))
+    run_folder.check_images(recipe)
+    # A folder without a search that holds anything else is left alone: perhaps it is that of the images.
+    if not (out / "trials").is_dir():
+        RunDir(out).check_free()
     began = time.monotonic()
     try:
         searching = _Search(recipe, out, overs, trials, storage)

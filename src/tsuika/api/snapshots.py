@@ -46,10 +46,10 @@ def snapshots(folder: RunDir) -> list[Snapshot]:
     """Everything a finished run has kept, the main result first, then by step; of two of one step the first.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder; EV004, the run has no result yet.
+        RecipeError: TR002, this is no run folder; EV004, the run has no result yet.
     """
     if not folder.recipe.is_file():
-        raise InterruptedRunError("TR002", where=folder.root)
+        raise RecipeError("TR002", where=folder.root)
     if not folder.report_json.is_file():
         raise InterruptedRunError("EV004", where=folder.root)
     content = run_record.read_report(folder.report_json)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from tsuika import config
 from tsuika.api.run import JsonResult, at_once
 from tsuika.core import kept
-from tsuika.core.errors import InterruptedRunError
+from tsuika.core.errors import InterruptedRunError, RecipeError
 from tsuika.core.events import KINDS, Event, Phase, Progress, Stepped
 from tsuika.core.files import is_locked, write_text
 from tsuika.core.rundir import RunDir
@@ -103,6 +103,21 @@ _SHOWN: Final = (
 )
 
 
+def read_recipe(folder: RunDir) -> dict[str, Any]:
+    """The tables of a run's recipe, to be shown. They are not built: that would import a method from outside.
+
+    Raises:
+        RecipeError: RC003, it cannot be read; FormatError: TR011, it is not a whole one.
+    """
+    found = config.read_tables(folder.recipe)
+    for table, key, kind in _SHOWN:
+        section = found.get(table)
+        if not isinstance(section, dict) or not isinstance(section.get(key), kind):
+            changed = _("Settings are others than at the beginning: {changes}", changes=f"{table}.{key}")
+            raise kept.damaged(folder.recipe, changed)
+    return found
+
+
 class Follower:
     """A run folder that is read again and again: only what is new in `events.jsonl` is read each time."""
 
@@ -110,19 +125,13 @@ class Follower:
         """Begin to follow.
 
         Raises:
-            InterruptedRunError: TR002, this is no run folder.
+            RecipeError: TR002, this is no run folder.
             RecipeError: RC003, its recipe cannot be read; FormatError: TR011, it is not a whole one.
         """
         self.folder = RunDir(Path(run))
         if not self.folder.recipe.is_file():
-            raise InterruptedRunError("TR002", where=run)
-        # Read, not built: that would import a method from outside.
-        self._recipe = config.read_tables(self.folder.recipe)
-        for table, key, kind in _SHOWN:
-            section = self._recipe.get(table)
-            if not isinstance(section, dict) or not isinstance(section.get(key), kind):
-                changed = _("Settings are others than at the beginning: {changes}", changes=f"{table}.{key}")
-                raise kept.damaged(self.folder.recipe, changed)
+            raise RecipeError("TR002", where=run)
+        self._recipe = read_recipe(self.folder)
         self._record, self._read, self._phase, self._progress = RunRecord(), 0, Phase("load"), (0, 0)
         self._step, self._times = 0, deque[float](maxlen=RECENT)
 
@@ -232,7 +241,7 @@ def status(run: Path | str) -> RunStatus:
     """What a run is doing, from its folder.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder.
+        RecipeError: TR002, this is no run folder.
     """
     return Follower(run).status()
 
@@ -242,7 +251,7 @@ def stop(run: Path | str) -> RunStatus:
     """Ask a running run to save everything and stop, between two steps; `resume` goes on from there. Returns the status now.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
+        RecipeError: TR002, this is no run folder; InterruptedRunError: TR033, no process works on it.
     """
     return _ask(run, "stop")
 
@@ -252,7 +261,7 @@ def sample(run: Path | str) -> RunStatus:
     """Ask a running training to generate its previews after the next step. Returns the status now.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder; TR033, no process works on it.
+        RecipeError: TR002, this is no run folder; InterruptedRunError: TR033, no process works on it.
     """
     return _ask(run, "sample")
 
@@ -261,6 +270,9 @@ def _ask(run: Path | str, want: Literal["stop", "sample"]) -> RunStatus:
     follower = Follower(run)
     folder = follower.folder
     if not is_running(folder):
-        raise InterruptedRunError("TR033", where=run, run=run)
+        is_over = state_of(folder) == "finished"
+        go_on = _("Go on with: tsuika resume {run}", run=run)
+        do = _("It is over: its files are in {place}", place=folder.artifacts) if is_over else go_on
+        raise InterruptedRunError("TR033", where=run, do=do)
     write_text(folder.stop_request if want == "stop" else folder.sample_request, "")
     return follower.status()

@@ -20,6 +20,7 @@ from tsuika.api import previews
 from tsuika.api.display import framed, gallery, table
 from tsuika.api.models import EMBEDDED, cache_folder
 from tsuika.api.run import Events, Run, starts
+from tsuika.api.status import state_of
 from tsuika.config import Recipe
 from tsuika.core import files
 from tsuika.core.errors import InterruptedRunError, RecipeError, StopRequested, outer_cause
@@ -32,7 +33,7 @@ from tsuika.evaluation import memorization, report, run_record, scores
 from tsuika.generation import grid, png_info
 from tsuika.methods import find
 from tsuika.training import folder as run_folder
-from tsuika.training import loggers, notify, optim, preparation, run
+from tsuika.training import loggers, notify, optim, preparation, run, surroundings
 
 DEMO_PICTURES = Path(str(resources.files("tsuika.embedded"))) / "pictures"
 DEMO_RECIPE = Path(str(resources.files("tsuika.embedded"))) / "demo.toml"
@@ -60,12 +61,12 @@ class Trained:
         """The finished run in a folder.
 
         Raises:
-            InterruptedRunError: TR002, there is none.
+            RecipeError: TR002, there is none.
             FormatError: TR011, its report cannot be read.
         """
         file = RunDir(Path(folder)).report_json
         if not file.is_file():
-            raise InterruptedRunError("TR002", where=folder)
+            raise RecipeError("TR002", where=folder)
         return cls(Path(folder), run_record.read_report(file))
 
     @property
@@ -119,21 +120,35 @@ def _train(recipe: Recipe, out: Path, language: str | None) -> Events[Trained]:
 
 @starts
 def resume(out: Path | str, *, language: str | None = None) -> Events[Trained]:
-    """Go on exactly where a run stopped: the result has the same bits as if it had not.
+    """Go on exactly where a run stopped: the result has the same bits as if it had not. One that is over stays as it is.
 
     Args:
         out: the run folder.
         language: in which the report opens; None: the browser's.
 
     Raises:
-        InterruptedRunError: TR002, this is no run folder.
+        RecipeError: TR002, this is no run folder.
+        FormatError: TR011, something in it is damaged, or its settings are others.
     """
-    held = run_folder.reopened(Path(out)) if _is_main() else nullcontext(run_folder.read(Path(out)))
+    recipe, folder = run_folder.read(Path(out))
+    if (over := _over(folder)) is not None:
+        surroundings.check_settings(recipe, folder)
+        yield note("TR038", report=folder.root / "report.html", recipe=folder.recipe)
+        return over
+    held = run_folder.reopened(folder.root) if _is_main() else nullcontext((recipe, folder))
     with held as (recipe, folder):
         again = f"tsuika train --recipe {folder.recipe} --out {out}-again"
         is_demo = recipe.data.folders == (str(DEMO_PICTURES),)
         scorer = scores.mascot_scores if is_demo else scores.likeness
         return (yield from _run(recipe, folder, again, scorer, language, resume=True))
+
+
+def _over(folder: RunDir) -> Trained | None:
+    """The run in a folder, where it is over and all that it has written is there; None: there is something to do."""
+    if state_of(folder) != "finished" or not (folder.root / "report.html").is_file():
+        return None
+    found = Trained.read(folder.root)
+    return found if all(path.exists() for path in found.artifacts) else None
 
 
 @starts

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tsuika.core.errors import FormatError, ImageError, InterruptedRunError
+from tsuika.core.errors import FormatError, ImageError, RecipeError
 from tsuika.core.files import split_strength
 from tsuika.core.rundir import RunDir
 
@@ -42,5 +42,5 @@ def check(
     if images and not Path(images).is_dir():
         raise ImageError("DS001", where=images)
     if run is not None and not RunDir(run).recipe.is_file():
-        raise InterruptedRunError("TR002", where=run)
+        raise RecipeError("TR002", where=run)
     families.check(base, vae)

@@ -11,7 +11,7 @@ from typing import Final
 from tsuika import config
 from tsuika.config import Recipe
 from tsuika.core import events, files
-from tsuika.core.errors import ImageError, InterruptedRunError, RecipeError, TsuikaError
+from tsuika.core.errors import ImageError, RecipeError, TsuikaError
 from tsuika.core.rundir import RunDir
 from tsuika.training.preparation import completed
 
@@ -19,16 +19,17 @@ LOOKS: Final = 5  # how often it is tried to take a run's lock
 
 
 def check_start(recipe: Recipe, folder: Path) -> None:
-    """Whether a run can begin there.
+    """Whether a run can begin there. Raises RecipeError (RC006, the folder is in use), or as `check_images`, `files.check_place`."""
+    check_images(recipe)
+    RunDir(folder).check_free()
 
-    Raises RecipeError (RC006, the folder is in use; or as `preparation.completed`), ImageError (DS001, no image folder), or as
-    `files.check_place`.
-    """
+
+def check_images(recipe: Recipe) -> None:
+    """Whether there is something to train on. Raises as `preparation.completed`; ImageError: DS001, no image folder."""
     completed(recipe)
     for images in recipe.data.folders:
         if not Path(images).is_dir():
             raise ImageError("DS001", where=images)
-    RunDir(folder).check_free()
 
 
 def start(recipe: Recipe, folder: Path) -> RunDir:
@@ -72,10 +73,10 @@ def reopened(folder: Path) -> Iterator[tuple[Recipe, RunDir]]:
 
 
 def read(folder: Path) -> tuple[Recipe, RunDir]:
-    """The recipe and folder of a run, to look at. Raises InterruptedRunError (TR002): no run folder; or what is wrong with it."""
+    """The recipe and folder of a run, to look at. Raises RecipeError (TR002): no run folder; or what is wrong with it."""
     run = RunDir(folder)
     if not run.recipe.is_file():
-        raise InterruptedRunError("TR002", where=folder)
+        raise RecipeError("TR002", where=folder)
     return config.load(run.recipe), run
 
 

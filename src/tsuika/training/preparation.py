@@ -69,7 +69,8 @@ _SHARDING: Final = {
 def accelerate_for(recipe: Recipe) -> Accelerator:
     """Devices, processes and precision through Accelerate (one process, or as many as `accelerate launch` started).
 
-    Raises RecipeError: the processes are to shard the weights (RC030); device or batch do not fit them (RC002).
+    Raises RecipeError: the processes are to shard the weights (RC030); device or batch do not fit them (RC002);
+    the environment of their launch is not whole (RC045).
     """
     if sharding := [name for variable, name in _SHARDING.items() if parse_flag_from_env(variable)]:
         raise RecipeError("RC030", found=listed(sharding))
@@ -84,14 +85,13 @@ def accelerate_for(recipe: Recipe) -> Accelerator:
         elsewhere = before["device"].type != device.type
         if elsewhere or before["_mixed_precision"] != mixed:
             AcceleratorState._reset_state(reset_partial_state=elsewhere)
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
     with _of_accelerate(device):
-        accelerator = Accelerator(
-            mixed_precision=mixed,
-            cpu=device.type == "cpu",
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=recipe.method.some_unused)
-            ],
-        )
+        try:
+            accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[parallel])
+        # RANK and the like, perhaps of another launcher, are no numbers, or some of them are missing.
+        except ValueError as error:
+            raise RecipeError("RC045", why=str(error)) from None
     if accelerator.device.type != device.type:
         why = _("The processes that were launched are for `{device}`.", device=accelerator.device.type)
         raise RecipeError("RC002", key="train.device", found=recipe.train.device, why=why)
@@ -235,8 +235,6 @@ def read_inputs(
         method.outline(settings, recipe.data, model)
     yield Phase("pictures")
     data = recipe.data
-    if not data.folders:
-        raise RecipeError("RC005", found="--images", do=f"tsuika train {recipe.method.name} --images DIR --out RUN")
     size_px, step_px = data.size_px or model.native_size_px, model.size_step_px
     manifest, data = scan.scan_sets(data, size_px=size_px, report=report)
     buckets = bucket.assign_sets(manifest, data, size_px=size_px, step_px=step_px)
@@ -289,6 +287,8 @@ def completed(recipe: Recipe) -> MethodSection:
     if not formats.for_method(method.name, method.formats):
         why = _("No file format can hold its results, so nothing would be left of the training.")
         raise RecipeError("RC002", key="method.name", found=method.name, why=why)
+    if not recipe.data.folders:
+        raise RecipeError("RC005", found="--images", do=f"tsuika train {method.name} --images DIR --out RUN")
     return recipe.method.completed(recipe.data)
 
 

@@ -14,10 +14,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tsuika.config import Recipe
 from tsuika.core import kept
 from tsuika.core.errors import FormatError
 from tsuika.core.events import Warned, note
 from tsuika.core.files import sha256, split_strength
+from tsuika.core.rundir import RunDir
 from tsuika.core.texts import _
 from tsuika.core.types import Model, model_tensors
 from tsuika.data.reg_images import RegularizedBank
@@ -42,11 +44,8 @@ def check(prepared: Prepared) -> Iterator[Warned]:
 
     Raises FormatError (TR011): settings, base model, or images of the class are others; or what it began with is damaged.
     """
+    check_settings(prepared.recipe, prepared.folder)
     then, now = kept.read(prepared.folder.began, dict), _surroundings(prepared)
-    if changed := _different(then["settings"], now["settings"]):
-        raise kept.damaged(
-            prepared.folder.recipe, _("Settings are others than at the beginning: {changes}", changes=changed)
-        )
     base, data = prepared.recipe.base, prepared.recipe.data
     for name, where, words in (
         ("base", base.model, _("The weights of the base model are not those that the run began with.")),
@@ -66,18 +65,33 @@ def check(prepared: Prepared) -> Iterator[Warned]:
         yield note("TR014", changes=changed)
 
 
-def _surroundings(prepared: Prepared) -> dict[str, Any]:
-    recipe, images = prepared.recipe, prepared.images
+def check_settings(recipe: Recipe, folder: RunDir) -> None:
+    """Compare settings alone. Raises FormatError (TR011): they are others, or what the run began with is damaged."""
+    if changed := _different(kept.read(folder.began, _then), _settings(recipe)):
+        raise kept.damaged(folder.recipe, _("Settings are others than at the beginning: {changes}", changes=changed))
+
+
+def _then(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**content["settings"]}
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Those that decide what is trained."""
     tables = {name: row for name, row in recipe.model_dump(mode="json").items() if isinstance(row, dict)}
     settings = {f"{name}.{leaf}": value for name, row in tables.items() for leaf, value in row.items()}
     free = {key.removeprefix("data.") for key in _FREE}
     settings["data.sets"] = [{key: value for key, value in one.items() if key not in free} for one in recipe.data.sets]
+    return {key: value for key, value in settings.items() if not {key, key.split(".")[0]} & _FREE}
+
+
+def _surroundings(prepared: Prepared) -> dict[str, Any]:
+    recipe, images = prepared.recipe, prepared.images
     classes = images.classes.values() if isinstance(images, RegularizedBank) else ()
     samples = sorted(
         (sample.sha256, sample.caption) for bank in classes for bucket in bank.buckets for sample in bucket.samples
     )
     return {
-        "settings": {key: value for key, value in settings.items() if not {key, key.split(".")[0]} & _FREE},
+        "settings": _settings(recipe),
         "base": fingerprint(prepared.model),
         "artifacts": [list(one) for one in of_artifacts(recipe.base.artifacts)],
         "start": [list(one) for one in of_artifacts(filter(None, [prepared.settings.start_file]))],
