@@ -174,3 +174,33 @@ def test_doctor_has_a_name_for_every_line(capsys: pytest.CaptureFixture[str]) ->
 def test_results_for_people(value: dict[str, object], lines: list[str]) -> None:
     language.use("ja")
     assert labels.lines(value).splitlines() == lines
+
+
+def test_the_home_is_filled_in_where_a_path_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for words in (
+        ("inspect", "~/x"),
+        ("resume", "~/x"),
+        ("check", "~/x"),
+        ("train", "lora", "--images=~/x", "--out=~/y"),
+    ):
+        assert ended(*words) in (2, 3, 4, 8)
+        assert f"where: {tmp_path / 'x'}" in capsys.readouterr().err.replace("\n    ", "")
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "sample", "resume", "publish --out=x", "export --to=x"])
+def test_a_folder_without_a_run_is_wrong_usage(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 8, of a run that can go on, sent scripts that resume until it is over round for ever."""
+    assert ended(*command.split(), str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("error[TR002] ") == 1
+
+
+@pytest.mark.parametrize("given", ["nan", "0.5,inf", ",", "a"])
+def test_numbers_of_a_flag_are_numbers(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("evaluate", "x", "--strengths", given) == 2
+    assert "`--strengths`" in capsys.readouterr().err

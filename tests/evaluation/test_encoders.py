@@ -172,3 +172,9 @@ def test_the_yardstick_tells_a_right_picture_from_a_wrong_one() -> None:
     fit = eye.fit([beach, room], ["a tsuipi on the beach", "a tsuipi in a room", "a tsuipi"])
     assert fit[0, 0] > fit[0, 1] and fit[1, 1] > fit[1, 0] and np.isnan(fit[:, 2]).all()
     assert np.allclose(np.linalg.norm(eye.scenes([beach, room]), axis=1), 1)
+
+
+@pytest.mark.parametrize("name", ["./nope", "nope", "/no/such/folder"])
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match=r"EV001(?s:.*)no such folder"):
+        encoders.load(name, CPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -70,16 +71,19 @@ def numbers(text: str, kind: type[_Number], flag: str) -> tuple[_Number, ...]:
     """The numbers of a flag such as `0.5,0.75,1`.
 
     Raises:
-        RecipeError: RC002, one of them is no number.
+        RecipeError: RC002, one of them is no finite number, or there is none but commas.
     """
     from tsuika.core.errors import RecipeError
 
     try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
+        found = tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError:
+        found = ()
+    if (text and not found) or not all(map(math.isfinite, found)):
         example = "60,120" if kind is int else "0.5,0.75,1"
         why = _("Give numbers with commas between them, for example {example}.", example=example)
-        raise RecipeError("RC002", key=flag, found=text, why=why) from None
+        raise RecipeError("RC002", key=flag, found=text, why=why)
+    return found
 
 
 def options_of(build: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from tsuika.core.errors import ModelError
 from tsuika.core.files import at_home
+from tsuika.core.texts import _
 from tsuika.embedded import world, yardstick
 from tsuika.embedded.things import KNOWN
-from tsuika.families.sources import from_hub
+from tsuika.families.sources import from_hub, is_hub_id
 
 Vectors = NDArray[np.float64]  # (B, D), rows of length 1
 
@@ -146,12 +147,14 @@ def _vectors(output: Any) -> Tensor:
 def load(name: str, device: torch.device) -> Encoder:
     """An encoder by name: `embedded`, a folder, or a hub id.
 
-    Raises NetworkError (NW001): no such folder, and the hub does not have it or cannot be reached; ModelError (EV001): it is no
-    image encoder that transformers can open from safetensors.
+    Raises NetworkError (NW001): the hub does not have it or cannot be reached; ModelError (EV001): no such folder, and no id of
+    the hub, or no image encoder that transformers can open from safetensors.
     """
     if name == EMBEDDED:
         return Yardstick()
     folder = at_home(name)
+    if not folder.is_dir() and not is_hub_id(name):
+        raise ModelError("EV001", where=name, why=_("There is no such folder."))
     return _open(name, folder if folder.is_dir() else from_hub(name, _FILES), device)
 
 
