@@ -23,7 +23,7 @@ from tsuika.api.run import Events, Run, starts
 from tsuika.api.status import state_of
 from tsuika.config import Recipe
 from tsuika.core import files
-from tsuika.core.errors import InterruptedRunError, RecipeError, StopRequested, outer_cause
+from tsuika.core.errors import FormatError, InterruptedRunError, RecipeError, StopRequested, outer_cause
 from tsuika.core.events import Event, Finished, Phase, Stepped, Warned, note
 from tsuika.core.rundir import RunDir
 from tsuika.core.sections import Train
@@ -147,7 +147,11 @@ def _over(folder: RunDir) -> Trained | None:
     """The run in a folder, where it is over and all that it has written is there; None: there is something to do."""
     if state_of(folder) != "finished" or not (folder.root / "report.html").is_file():
         return None
-    found = Trained.read(folder.root)
+    try:
+        found = Trained.read(folder.root)
+    # It is written again.
+    except FormatError:
+        return None
     return found if all(path.exists() for path in found.artifacts) else None
 
 
