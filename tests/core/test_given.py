@@ -20,6 +20,9 @@ from tsuika.core.files import split_strength
 class Somewhere:
     """A path of another library's."""
 
+    def __repr__(self) -> str:
+        return "Somewhere()"
+
     def __fspath__(self) -> str:
         return "a/b"
 
