@@ -197,8 +197,9 @@ def test_refusals(run: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError) as gone:
         evaluate(run, trained, images=tmp_path / "nowhere")
     assert gone.value.code == "DS001"
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(RecipeError) as other:
         evaluate(tmp_path, trained)
+    assert other.value.code == "TR002" and other.value.exit_status == 2
     (run / "report.json").unlink()
     with pytest.raises(InterruptedRunError) as unfinished:
         evaluate(run, trained)

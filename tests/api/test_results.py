@@ -122,7 +122,8 @@ def test_inspect_and_doctor_are_done_at_once(lora: Path, tmp_path: Path) -> None
 
 def test_a_run_folder_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(
-        '[method]\nname = "lora"\n[base]\nmodel = "embedded"\n[data]\ntrigger = "x"\n'
+        '[method]\nname = "lora"\n[base]\nmodel = "embedded"\n[data]\nimages = "i"\ntrigger = "x"\n'
+        "[train]\nsteps = 9\n[guard]\nrefit = true\n"
     )
     told = tsuika.inspect(tmp_path).result
     assert told == RunInfo(

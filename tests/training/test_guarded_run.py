@@ -259,13 +259,13 @@ def test_off_measures_nothing(place: Path, tmp_path: Path) -> None:
 
 
 class Stopping(Judge):
-    """Says stop at its third check, and takes the first for the best."""
+    """Says stop at its third check after a step, and takes the first for the best."""
 
     def update(self, check: Any) -> Any:
         verdict = super().update(check)
-        first = self.checks[0].step
-        self._range = Range(first, first, self.checks[min(1, len(self.checks) - 1)].step)
-        kind = "stop" if len(self.checks) >= 3 else "go"
+        seen = [one.step for one in self.checks if one.step] or [0]
+        self._range = Range(seen[0], seen[0], seen[min(1, len(seen) - 1)])
+        kind = "stop" if len(seen) >= 3 else "go"
         verdict = replace(verdict, kind=kind, code="GD006", evidence=replace(verdict.evidence, range=self._range))
         self.verdicts[-1] = verdict
         return verdict
@@ -441,18 +441,18 @@ def test_after_folds_the_result_goes_on_from_half_of_their_step(
 
 
 class StoppingFirstFoldEarly(Judge):
-    """The first judge says stop at its first check, all others never before their fourth."""
+    """The first judge says stop at its first check after a step, all others never before their fourth."""
 
     made = 0
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
         self.number = StoppingFirstFoldEarly.made
         StoppingFirstFoldEarly.made += 1
 
     def update(self, check: Any) -> Any:
         verdict = super().update(check)
-        stops = len(self.checks) >= (1 if self.number == 0 else 4)
+        stops = sum(one.step > 0 for one in self.checks) >= (1 if self.number == 0 else 4)
         self._range = Range(check.step, check.step, check.step)
         verdict = replace(
             verdict,
